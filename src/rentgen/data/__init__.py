@@ -1,0 +1,1 @@
+"""Sets of films: listing, splitting, auditing, fetching."""
