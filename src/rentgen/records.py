@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,14 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+class Progress(Protocol):
+    """What long work calls to say how far it is."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Take the number of things done, out of how many, at which stage; and a few words."""
+
 
 DISCLAIMER = "Research software. Not a medical device; not for diagnosis on its own."
 
@@ -169,7 +177,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
             if not (isinstance(value, int) and 16 <= value <= 4096):
-                raise SettingError(f"Expected preprocessing {name} to be a whole number in [16, 4096], but got {value!r}.")
+                raise SettingError(
+                    f"Expected preprocessing {name} to be a whole number in [16, 4096], but got {value!r}."
+                )
         object.__setattr__(self, "resize", ResizeMode(self.resize))
 
     def to_dict(self) -> dict[str, Any]:
@@ -514,7 +524,9 @@ class History:
         """Return plain JSON values: part to metric to list over epochs."""
         return {
             "parts": {
-                part: {name: [getattr(epoch, name) for epoch in epochs] for name in ("loss", "accuracy", "recall", "f1")}
+                part: {
+                    name: [getattr(epoch, name) for epoch in epochs] for name in ("loss", "accuracy", "recall", "f1")
+                }
                 for part, epochs in self.parts.items()
             },
             "best_epoch": self.best_epoch,

@@ -97,7 +97,8 @@ def to_native(points: Float64, geometry: Geometry) -> Float64:
     """
     offset = np.array([geometry.offset_y, geometry.offset_x])
     scale = np.array([geometry.scale_y, geometry.scale_x])
-    return (points - offset) / scale + np.array([geometry.top, geometry.left])
+    native: Float64 = (points - offset) / scale + np.array([geometry.top, geometry.left])
+    return native
 
 
 def to_prepared(points: Float64, geometry: Geometry) -> Float64:
@@ -109,7 +110,8 @@ def to_prepared(points: Float64, geometry: Geometry) -> Float64:
     """
     offset = np.array([geometry.offset_y, geometry.offset_x])
     scale = np.array([geometry.scale_y, geometry.scale_x])
-    return (points - np.array([geometry.top, geometry.left])) * scale + offset
+    prepared: Float64 = (points - np.array([geometry.top, geometry.left])) * scale + offset
+    return prepared
 
 
 def map_to_native(activation: Float32, geometry: Geometry) -> Float32:
@@ -134,7 +136,7 @@ def map_to_native(activation: Float32, geometry: Geometry) -> Float32:
         (geometry.crop_width, geometry.crop_height), Image.Resampling.BILINEAR, box=box
     )
     native = np.zeros((geometry.native_height, geometry.native_width), np.float32)
-    native[
-        geometry.top : geometry.top + geometry.crop_height, geometry.left : geometry.left + geometry.crop_width
-    ] = np.asarray(painted)
+    native[geometry.top : geometry.top + geometry.crop_height, geometry.left : geometry.left + geometry.crop_width] = (
+        np.asarray(painted)
+    )
     return native

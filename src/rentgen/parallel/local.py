@@ -17,9 +17,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def imap(
-    function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None, ahead: int = 64
-) -> Iterator[R]:
+def imap(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None, ahead: int = 64) -> Iterator[R]:
     """Yield `function(item)` for each item, in order, working on at most `ahead` items beyond the one yielded.
 
     Threads, because the work that is shared out (reading, decoding, resizing, inference) releases the interpreter lock.

@@ -1,0 +1,6 @@
+"""`python -m rentgen`."""
+
+from rentgen.cli import main
+
+if __name__ == "__main__":
+    main()

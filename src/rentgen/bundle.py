@@ -1,0 +1,219 @@
+"""The bundle: one file that holds all that serving needs to know of a model, and nothing that runs code.
+
+A zip archive with::
+
+    manifest.json    format, version, and the SHA-256 of each other member
+    model.onnx       uint8 film in; logits, embedding, activation maps out
+    card.json        what the model is, how it was made and how good it is (`records.Card`)
+    split.json       which images and patients made it (`records.SplitCertificate`)
+    golden.npz       films, their prepared form, and what the graph answered: replayed on loading
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rentgen.errors import BundleError, RentgenError
+from rentgen.records import Card, Float32, SplitCertificate, UInt8
+
+SUFFIX = ".rentgen"
+FORMAT = "rentgen-bundle"
+VERSION = 1
+MEMBERS = ("model.onnx", "card.json", "split.json", "golden.npz")
+MAX_MEMBER_BYTES = 4 << 30
+MAX_JSON_BYTES = 512 << 20
+MAX_MANIFEST_BYTES = 1 << 20
+EPOCH = (2020, 1, 1, 0, 0, 0)
+"""Written as the time of every member, so that the same content makes the same file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """Inputs and the answers to them, made in f32 where the model was made.
+
+    Attributes:
+        films: native grey films, uint8, each of its own shape.
+        prepared: (films, height, width) uint8.
+        logits: (films, classes).
+        embedding: (films, features).
+        activation_maps: (films, classes, rows, columns).
+    """
+
+    films: tuple[UInt8, ...]
+    prepared: UInt8
+    logits: Float32
+    embedding: Float32
+    activation_maps: Float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle in memory.
+
+    Attributes:
+        card: what the model says of itself.
+        model: the ONNX graph.
+        split: what made it.
+        golden: to be replayed.
+        bundle_id: SHA-256 of the manifest: it changes when anything does. Empty before the bundle is written.
+    """
+
+    card: Card
+    model: bytes = field(repr=False)
+    split: SplitCertificate = field(repr=False)
+    golden: Golden = field(repr=False)
+    bundle_id: str = ""
+
+
+def write(path: Path, bundle: Bundle) -> str:
+    """Write a bundle, whole or not at all, and return its id.
+
+    Raises:
+        BundleError: the place cannot be written.
+    """
+    members = {
+        "model.onnx": bundle.model,
+        "card.json": _to_json(bundle.card.to_dict()),
+        "split.json": _to_json(bundle.split.to_dict()),
+        "golden.npz": _pack_golden(bundle.golden),
+    }
+    manifest = _to_json(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
+        }
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as draft:
+            with zipfile.ZipFile(draft, "w") as archive:
+                for name, content in {"manifest.json": manifest, **members}.items():
+                    kind = zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED
+                    archive.writestr(zipfile.ZipInfo(name, EPOCH), content, compress_type=kind)
+            draft.flush()
+            os.fsync(draft.fileno())
+        os.chmod(draft.name, 0o644)
+        os.replace(draft.name, path)
+    except OSError as error:
+        raise BundleError(f"The bundle cannot be written to {path}: {error.strerror or error}.") from error
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def read(path: Path) -> Bundle:
+    """Return the bundle in a file, after checking the hash of every member.
+
+    Raises:
+        BundleError: there is no such file, or it is no bundle, was damaged or changed, or is of a newer kind.
+
+    Example:
+        >>> read(Path("nowhere.rentgen"))
+        Traceback (most recent call last):
+        rentgen.errors.BundleError: Expected a bundle (*.rentgen), but there is no file nowhere.rentgen.
+    """
+    if not path.is_file():
+        raise BundleError(f"Expected a bundle (*{SUFFIX}), but there is no file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest_bytes = _member(archive, path, "manifest.json", MAX_MANIFEST_BYTES)
+            manifest = _check_manifest(path, manifest_bytes)
+            contents = {name: _checked(archive, path, name, str(manifest["files"].get(name, ""))) for name in MEMBERS}
+        return Bundle(
+            card=Card.from_dict(json.loads(contents["card.json"])),
+            model=contents["model.onnx"],
+            split=SplitCertificate.from_dict(json.loads(contents["split.json"])),
+            golden=_unpack_golden(contents["golden.npz"]),
+            bundle_id=hashlib.sha256(manifest_bytes).hexdigest(),
+        )
+    except RentgenError:
+        raise
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise BundleError(
+            f"{path} is no bundle, or is damaged: expected a zip archive. Fetch or train it anew."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{path} has a card, split or golden file of another shape than version {VERSION}'s."
+        ) from error
+
+
+def _check_manifest(path: Path, content: bytes) -> dict[str, Any]:
+    manifest = json.loads(content)
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("files"), dict)
+    ):
+        raise BundleError(f"{path} is a zip archive, but no bundle: its manifest does not say {FORMAT!r}.")
+    version = manifest.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError(f"{path}: expected a bundle version of 1 or more, but got {version!r}.")
+    if version > VERSION:
+        raise BundleError(
+            f"{path} is a bundle of version {version}, but this Rentgen reads up to {VERSION}. Upgrade Rentgen."
+        )
+    return manifest
+
+
+def _checked(archive: zipfile.ZipFile, path: Path, name: str, expected: str) -> bytes:
+    limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_MEMBER_BYTES
+    content = _member(archive, path, name, limit)
+    came = hashlib.sha256(content).hexdigest()
+    if came != expected:
+        raise BundleError(
+            f"{path}: {name} was changed after the bundle was made (expected SHA-256 {expected[:16]}..., but got "
+            f"{came[:16]}...). Do not use it; fetch or train it anew."
+        )
+    return content
+
+
+def _member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes:
+    try:
+        info = archive.getinfo(name)
+    except KeyError as error:
+        raise BundleError(f"{path} is no bundle: it has no {name}.") from error
+    if info.file_size > limit:
+        raise BundleError(f"{path}: {name} says it holds {info.file_size} bytes; at most {limit} are read.")
+    with archive.open(info) as stream:
+        return stream.read(limit + 1)
+
+
+def _to_json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1).encode()
+
+
+def _pack_golden(golden: Golden) -> bytes:
+    buffer = io.BytesIO()
+    films = {f"film_{number}": film for number, film in enumerate(golden.films)}
+    np.savez_compressed(
+        buffer,
+        allow_pickle=False,
+        prepared=golden.prepared,
+        logits=golden.logits,
+        embedding=golden.embedding,
+        activation_maps=golden.activation_maps,
+        **films,
+    )
+    return buffer.getvalue()
+
+
+def _unpack_golden(content: bytes) -> Golden:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Golden(
+            films=tuple(arrays[f"film_{number}"] for number in range(len(arrays["prepared"]))),
+            prepared=arrays["prepared"],
+            logits=arrays["logits"],
+            embedding=arrays["embedding"],
+            activation_maps=arrays["activation_maps"],
+        )

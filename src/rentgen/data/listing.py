@@ -1,0 +1,251 @@
+"""What films there are: class folders, a CSV, a DICOM tree or a plain folder, as one `Listing`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from rentgen.data.labels import Found, Place, gather_classes, parse_split, place
+from rentgen.data.patients import identify, read_patient_ids
+from rentgen.errors import DataError
+from rentgen.images.dicom import is_dicom
+from rentgen.parallel.local import imap
+from rentgen.records import ImageRecord, Listing
+
+__all__ = ["list_images", "parse_split"]
+
+logger = logging.getLogger(__name__)
+
+RASTER = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+DICOM = frozenset({".dcm", ".dicom"})
+JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "dicomdir"})
+"""What file managers and disc burners leave behind."""
+COMPANIONS = frozenset(
+    {".csv", ".htm", ".html", ".json", ".md", ".pdf", ".rst", ".tsv", ".txt", ".xls", ".xlsx", ".xml"}
+)
+"""Files that nobody expects to be a film; others that are left out earn a warning."""
+
+EXAMPLES = 5
+"""How many offenders a message names."""
+
+
+def list_images(source: Path, *, patient_pattern: str | None = None, base: Path | None = None) -> Listing:
+    """Return the films of a folder or a CSV, with labels, patients and parts where the source tells them.
+
+    A folder is read as class folders (`ROOT/<class>/**`), parts with class folders (`ROOT/{train,val,test}/<class>/**`,
+    in any case, `training`, `valid`, `validation` and `testing` too), a DICOM export by patient, or films without
+    classes. A single folder around all of that is gone through. Files are films by suffix (PNG, JPEG, TIFF, DICOM) or,
+    without a known one, by DICOM's magic.
+
+    A CSV is UTF-8 with a header: `path` or `sop_instance_uid`, then, each optional, `label`, `patient`, `split`; other
+    columns are ignored, and so is the header's case. Commas, semicolons or tabs.
+
+    The patient comes from the first that tells: the CSV, PatientID, `patient_pattern`, the names of Kermany's set.
+
+    Args:
+        source: a folder or a CSV file.
+        patient_pattern: regular expression over file names; the group `patient`, or the first one, is the patient.
+        base: what the CSV's paths are relative to, or where its UIDs are looked for; its own folder by default.
+
+    Raises:
+        DataError: there are no films, a row is wrong, or the layout leaves a class unknown.
+        SettingError: the pattern is not a regular expression with a group.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("NORMAL", "PNEUMONIA"):
+        ...     (folder / name).mkdir()
+        ...     _ = (folder / name / "1.png").write_bytes(b"")
+        >>> list_images(folder).classes
+        ('NORMAL', 'PNEUMONIA')
+    """
+    given: list[str | None] | None = None
+    if source.is_dir():
+        films = _walk(source)
+        if not films:
+            raise DataError(
+                f"{source} holds no films. Expected PNG, JPEG, TIFF or DICOM files, in one folder for each class."
+            )
+        dicom = read_patient_ids([film.path for film in films if film.dicom])
+        places = place(source, films, dicom)
+    elif source.is_file():
+        rows = _read_rows(source, base or source.parent)
+        places = [row.place for row in rows]
+        given = [row.patient for row in rows]
+        dicom = {} if any(given) else read_patient_ids([row.place.path for row in rows if _is_dicom(row.place.path)])
+    else:
+        raise DataError(f"{source} is not there. Expected a folder of films or a CSV file.")
+    patients, patient_source = identify(
+        [film.path for film in places],
+        [film.split for film in places],
+        given=given,
+        dicom=dicom,
+        pattern=patient_pattern,
+    )
+    records = tuple(
+        ImageRecord(path=film.path, label=film.label, patient=patient, split=film.split)
+        for film, patient in zip(places, patients, strict=True)
+    )
+    return Listing(source, records, gather_classes(film.label for film in places), patient_source)
+
+
+def _natural(text: str) -> tuple[list[str | int], str]:
+    """Return a sort key that puts `film10` after `film9`."""
+    pieces = re.split(r"([0-9]+)", text)
+    return [int(piece) if index % 2 else piece.casefold() for index, piece in enumerate(pieces)], text
+
+
+def _is_dicom(path: Path) -> bool:
+    """Return whether a file is DICOM: by its suffix, or by its first bytes where the suffix says nothing."""
+    suffix = path.suffix.lower()
+    if suffix in DICOM or suffix in RASTER or suffix in COMPANIONS:
+        return suffix in DICOM
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(4096))
+    except OSError as error:
+        raise DataError(f"{path}: this file cannot be read ({error.strerror}).") from error
+
+
+def _walk(root: Path) -> list[Found]:
+    """Return the films below a folder in natural order; links are followed, each folder is entered once."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror}).") from error
+
+    films: list[Found] = []
+    ignored: Counter[str] = Counter()
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted((name for name in folders if _wanted(name)), key=_natural)
+        here = Path(folder)
+        below = here.relative_to(root).parts
+        for name in sorted(filter(_wanted, files), key=_natural):
+            path = here / name
+            dicom = _is_dicom(path)
+            if dicom or path.suffix.lower() in RASTER:
+                films.append(Found(path, below, dicom))
+            elif path.suffix.lower() not in COMPANIONS:
+                ignored[path.suffix.lower() or "no suffix"] += 1
+    if ignored:
+        kinds = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(EXAMPLES))
+        logger.warning("%s: %d files are of no kind that is read and were left out (%s)", root, ignored.total(), kinds)
+    return films
+
+
+def _wanted(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in JUNK
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    place: Place
+    patient: str | None
+
+
+def _read_rows(table: Path, base: Path) -> list[_Row]:
+    """Return the rows of a CSV, with the paths resolved and checked."""
+    reader = _open_table(table)
+    columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+    key = next((name for name in ("path", "sop_instance_uid", "sopinstanceuid") if name in columns), None)
+    if key is None:
+        raise DataError(
+            f"{table}: expected a header with a column 'path' or 'sop_instance_uid', but got "
+            f"{', '.join(repr(name) for name in reader.fieldnames or ()) or 'an empty file'}."
+        )
+    cells = list(_cells(table, reader, columns))
+    if not cells:
+        raise DataError(f"{table} has a header but no rows.")
+    wanted = [row.get(key, "") for _, row in cells]
+    _refuse(table, "have no " + key, [f"row {line}" for (line, _), name in zip(cells, wanted, strict=True) if not name])
+    paths = [base / name for name in wanted] if key == "path" else _find_objects(table, base, cells, wanted)
+    _check_paths(table, [line for line, _ in cells], paths)
+    rows = []
+    for (line, row), path in zip(cells, paths, strict=True):
+        try:
+            split = parse_split(row["split"]) if row.get("split") else None
+        except DataError as error:
+            raise DataError(f"{table}, row {line}: {error}") from error
+        patient = row.get("patient") or row.get("patient_id") or None
+        rows.append(_Row(Place(path, row.get("label") or None, split), patient))
+    return rows
+
+
+def _open_table(table: Path) -> csv.DictReader[str]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{table} is not a table in UTF-8. Expected a folder of films, or a CSV saved as UTF-8."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{table}: this file cannot be read ({error.strerror}).") from error
+    header = text.partition("\n")[0]
+    # Spreadsheets write semicolons where the comma separates decimals.
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+
+
+def _cells(
+    table: Path, reader: csv.DictReader[str], columns: Mapping[str, str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and cells, by column in lower case, without the blanks around them."""
+    try:
+        for row in reader:
+            if None in row:
+                raise DataError(f"{table}, row {reader.line_num}: more cells than the header has columns.")
+            yield reader.line_num, {name: (row[spelling] or "").strip() for name, spelling in columns.items()}
+    except csv.Error as error:
+        raise DataError(f"{table}, row {reader.line_num}: {error}.") from error
+
+
+def _refuse(table: Path, what: str, offenders: Sequence[str]) -> None:
+    if offenders:
+        more = f" and {len(offenders) - EXAMPLES} more" if len(offenders) > EXAMPLES else ""
+        raise DataError(f"{table}: {len(offenders)} rows {what}: {'; '.join(offenders[:EXAMPLES])}{more}.")
+
+
+def _check_paths(table: Path, lines: Sequence[int], paths: Sequence[Path]) -> None:
+    first: dict[str, int] = {}
+    missing, repeated = [], []
+    for line, path in zip(lines, paths, strict=True):
+        if not path.is_file():
+            missing.append(f"row {line}, {path}")
+        earlier = first.setdefault(os.path.realpath(path), line)
+        if earlier != line:
+            repeated.append(f"row {line}, as in row {earlier}, {path}")
+    _refuse(table, "name a file that is not there", missing)
+    _refuse(table, "name a file that an earlier row names", repeated)
+
+
+def _find_objects(table: Path, base: Path, cells: Sequence[tuple[int, object]], uids: Sequence[str]) -> list[Path]:
+    """Return the DICOM file of each SOPInstanceUID, looked for below `base`."""
+    films = [film.path for film in _walk(base) if film.dicom]
+    found = dict(zip(imap(_read_uid, films), films, strict=True))
+    absent = [f"row {line}, {uid}" for (line, _), uid in zip(cells, uids, strict=True) if uid not in found]
+    _refuse(table, f"name an object that is not below {base}", absent)
+    return [found[uid] for uid in uids]
+
+
+def _read_uid(path: Path) -> str | None:
+    """Return the SOPInstanceUID of a DICOM file, None where it has none or is broken."""
+    try:
+        header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
+    except (InvalidDicomError, OSError, ValueError):
+        return None
+    return str(header.get("SOPInstanceUID", "")).strip() or None

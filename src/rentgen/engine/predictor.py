@@ -1,0 +1,224 @@
+"""From films to predictions: reading, preparing and inference side by side, in order, with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from rentgen.bundle import Bundle
+from rentgen.bundle import read as read_bundle
+from rentgen.engine.gate import check_radiograph
+from rentgen.engine.session import TOLERANCE, EngineName, Precision, Session
+from rentgen.errors import BundleError, InputError
+from rentgen.images.prepare import map_to_native, prepare
+from rentgen.images.read import read
+from rentgen.parallel.local import imap
+from rentgen.records import Card, Float32, Float64, Prediction, Prepared, Radiograph, Status
+
+Source = str | Path | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source after reading: a prepared film, or the reason why there is none."""
+
+    name: str
+    content_hash: str | None
+    prepared: Prepared | None
+    reasons: tuple[str, ...]
+
+
+class Predictor:
+    """A bundle, ready to answer. Safe to use from several threads.
+
+    Example:
+        >>> predictor = Predictor.load("chest.rentgen")  # doctest: +SKIP
+        >>> predictor.predict("film.dcm").label  # doctest: +SKIP
+        'PNEUMONIA'
+
+    Attributes:
+        bundle: what it runs.
+        card: the bundle's.
+        session: the compiled graph.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        engine: EngineName = EngineName.OPENVINO,
+        precision: Precision = Precision.AUTO,
+        batch_size: int = 1,
+        streams: int | None = None,
+    ) -> None:
+        """Compile the bundle's graph and replay its golden vectors.
+
+        Args:
+            bundle: what to run.
+            engine: who runs it.
+            precision: of the arithmetic; bf16 where the processor has it, by default.
+            batch_size: films per call of the engine.
+            streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
+
+        Raises:
+            BundleError: the graph cannot be read, or does not answer as it did where it was made.
+        """
+        self.bundle = bundle
+        self.card: Card = bundle.card
+        self.session = Session(bundle.model, engine=engine, precision=precision, batch_size=batch_size, streams=streams)
+        replay(bundle, self.session)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        engine: EngineName = EngineName.OPENVINO,
+        precision: Precision = Precision.AUTO,
+        batch_size: int = 1,
+        streams: int | None = None,
+    ) -> Self:
+        """Return a predictor of the bundle in a file; arguments and errors as of the constructor."""
+        return cls(read_bundle(Path(path)), engine=engine, precision=precision, batch_size=batch_size, streams=streams)
+
+    def predict(self, source: Source, *, maps: bool = False) -> Prediction:
+        """Return the prediction for one film; a file that cannot be read gives status `error`.
+
+        Args:
+            source: a path, or the bytes of a file.
+            maps: compute activation maps, too.
+        """
+        return self._answer([source], maps)[0]
+
+    def predict_many(self, sources: Iterable[Source], *, maps: bool = False) -> Iterator[Prediction]:
+        """Yield the prediction for each film, in order; memory does not grow with their number.
+
+        Args:
+            sources: paths, or bytes of files; drawn lazily.
+            maps: compute activation maps, too.
+        """
+        batches = _batches(sources, self.session.batch_size)
+        for answers in imap(lambda batch: self._answer(batch, maps), batches, workers=self.session.streams):
+            yield from answers
+
+    def predict_film(self, film: Radiograph, *, name: str = "film", maps: bool = False) -> Prediction:
+        """Return the prediction for a film that was read already."""
+        prepared = prepare(film, self.card.preprocessing)
+        return self._infer([_Opened(name, film.content_hash, prepared, ())], maps)[0]
+
+    def _answer(self, sources: list[Source], maps: bool) -> list[Prediction]:
+        return self._infer([self._open(source) for source in sources], maps)
+
+    def _open(self, source: Source) -> _Opened:
+        name = "bytes" if isinstance(source, bytes) else str(source)
+        try:
+            film = read(source)
+            return _Opened(name, film.content_hash, prepare(film, self.card.preprocessing), ())
+        except InputError as error:
+            return _Opened(name, None, None, (error.reason,))
+
+    def _infer(self, opened: list[_Opened], maps: bool) -> list[Prediction]:
+        images = [item.prepared.pixels for item in opened if item.prepared is not None]
+        outputs = ("logits", "activation_maps") if maps else ("logits",)
+        answers = self.session.run(np.stack(images), outputs) if images else {}
+        rows = iter(range(len(images)))
+        return [
+            _refuse(item) if item.prepared is None else self._describe(item, item.prepared, answers, next(rows), maps)
+            for item in opened
+        ]
+
+    def _describe(
+        self, item: _Opened, prepared: Prepared, answers: dict[str, Float32], row: int, maps: bool
+    ) -> Prediction:
+        probabilities = softmax(answers["logits"][row])
+        reasons = check_radiograph(prepared.pixels)
+        return Prediction(
+            path=item.name,
+            status=Status.OUT_OF_SCOPE if reasons else Status.OK,
+            label=self.card.classes[int(probabilities.argmax())],
+            probabilities=dict(zip(self.card.classes, probabilities.tolist(), strict=True)),
+            reasons=reasons,
+            content_hash=item.content_hash,
+            activation_maps=answers["activation_maps"][row] if maps else None,
+            geometry=prepared.geometry if maps else None,
+        )
+
+
+def softmax(logits: Float32) -> Float64:
+    """Return probabilities over the last axis."""
+    values = logits.astype(np.float64)
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    result: Float64 = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def heat_map(prediction: Prediction, label: str | None = None) -> Float32:
+    """Return a class's activation map painted on the native film; the predicted class by default.
+
+    Returns:
+        (native height, native width), not negative.
+
+    Raises:
+        ValueError: the prediction was made without maps, or does not know the class.
+    """
+    if prediction.activation_maps is None or prediction.geometry is None:
+        raise ValueError("Expected a prediction with activation maps, but it was made without: ask with maps=True.")
+    classes = list(prediction.probabilities)
+    wanted = label if label is not None else prediction.label
+    if wanted not in classes:
+        raise ValueError(f"Expected one of the classes {', '.join(classes)}, but got {wanted!r}.")
+    return map_to_native(prediction.activation_maps[classes.index(wanted)], prediction.geometry)
+
+
+def replay(bundle: Bundle, session: Session) -> dict[str, float]:
+    """Prepare the golden films and run them; return the largest difference of each output.
+
+    Differences are relative to the output's largest golden value (or 1, if that is larger).
+
+    Raises:
+        BundleError: preparing or the graph answers otherwise than where the bundle was made.
+    """
+    golden = bundle.golden
+    prepared = np.stack(
+        [prepare(Radiograph(film, "", "png", 8), bundle.card.preprocessing).pixels for film in golden.films]
+    )
+    # Pillow's fixed-point resize may round the other way on another processor, never further.
+    if np.abs(prepared.astype(np.int16) - golden.prepared).max() > 1:
+        raise BundleError("The golden films are prepared otherwise here than where the bundle was made. Check Pillow.")
+    answers = session.run(golden.prepared)
+    expected = {
+        "logits": golden.logits,
+        "embedding": golden.embedding,
+        "activation_maps": golden.activation_maps,
+    }
+    differences = {
+        name: float(np.abs(answers[name] - values).max() / max(1.0, float(np.abs(values).max())))
+        for name, values in expected.items()
+    }
+    worst = max(differences, key=lambda name: differences[name])
+    allowed = TOLERANCE[session.precision]
+    if not differences[worst] <= allowed:
+        raise BundleError(
+            f"The golden vectors do not replay: {worst} differs by {differences[worst]:.2g} of its range, allowed is "
+            f"{allowed:g} in {session.precision}. The bundle or the engine ({session.engine}) cannot be trusted here."
+        )
+    return differences
+
+
+def _refuse(item: _Opened) -> Prediction:
+    return Prediction(path=item.name, status=Status.ERROR, label=None, probabilities={}, reasons=item.reasons)
+
+
+def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
+    batch: list[Source] = []
+    for source in sources:
+        batch.append(source)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

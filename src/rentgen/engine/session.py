@@ -1,0 +1,175 @@
+"""One ONNX graph, run by OpenVINO or ONNX Runtime.
+
+On a CPU the throughput is best with one stream per core, each running small batches on one thread, and the latency of a
+single film with one stream on all cores; both are a setting here (`streams`).
+"""
+
+from __future__ import annotations
+
+import threading
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import openvino
+
+from rentgen.errors import BundleError, MissingExtraError, SettingError
+from rentgen.parallel.local import cores
+from rentgen.records import Float32, UInt8
+
+MAX_STREAMS = 64
+
+
+class EngineName(StrEnum):
+    """Who runs the graph."""
+
+    OPENVINO = "openvino"
+    """The default: fastest on a CPU."""
+    ONNXRUNTIME = "onnxruntime"
+    """For a GPU, or as a second opinion; the extra `onnxruntime`."""
+
+
+class Precision(StrEnum):
+    """The arithmetic of the graph."""
+
+    AUTO = "auto"
+    """bf16 where the processor has it, otherwise f32."""
+    F32 = "f32"
+    """Exact; what golden vectors are made with."""
+    BF16 = "bf16"
+    """Moves logits by about a hundredth."""
+
+
+TOLERANCE = {Precision.F32: 2e-3, Precision.BF16: 1e-1}
+"""How far outputs may stand from the golden ones, relative to their own largest value (or 1)."""
+
+
+def best_precision(wanted: Precision = Precision.AUTO) -> Precision:
+    """Return the precision to use on this machine.
+
+    Raises:
+        SettingError: bf16 was demanded, but the processor has none.
+    """
+    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if wanted is Precision.AUTO:
+        return Precision.BF16 if has_bf16 else Precision.F32
+    if wanted is Precision.BF16 and not has_bf16:
+        raise SettingError("Precision bf16 was asked for, but this processor has none. Use f32 or auto.")
+    return wanted
+
+
+class Session:
+    """A compiled graph; `run` may be called from several threads at once.
+
+    Attributes:
+        engine: who runs it.
+        precision: of the arithmetic, resolved.
+        batch_size: images that one call computes; fewer are padded.
+        streams: calls that run side by side without waiting.
+        size: height and width of the input, pixels.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        engine: EngineName = EngineName.OPENVINO,
+        precision: Precision = Precision.F32,
+        batch_size: int = 1,
+        streams: int | None = None,
+    ) -> None:
+        """Compile a graph whose input is uint8 (N, height, width).
+
+        Args:
+            model: ONNX.
+            engine: who runs it.
+            precision: of the arithmetic; ONNX Runtime has f32 only.
+            batch_size: images per call.
+            streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
+
+        Raises:
+            BundleError: the graph cannot be read.
+            MissingExtraError: ONNX Runtime is not installed.
+        """
+        if not 1 <= batch_size <= 1024:
+            raise SettingError(f"Expected a batch size in [1, 1024], but got {batch_size}.")
+        self.engine = EngineName(engine)
+        self.batch_size = batch_size
+        self.streams = min(streams or cores(), MAX_STREAMS)
+        self._own = threading.local()
+        if self.engine is EngineName.OPENVINO:
+            self.precision = best_precision(Precision(precision))
+            self._compiled = _compile(model, self.precision, batch_size, self.streams)
+            shape = self._compiled.inputs[0].shape
+            self._names = [output.get_any_name() for output in self._compiled.outputs]
+        else:
+            self.precision = Precision.F32
+            self._runtime = _open_runtime(model, self.streams)
+            shape = self._runtime.get_inputs()[0].shape
+            self._names = [output.name for output in self._runtime.get_outputs()]
+        self.size = (int(shape[1]), int(shape[2]))
+
+    def run(self, images: UInt8, outputs: tuple[str, ...] | None = None) -> dict[str, Float32]:
+        """Return the named outputs (all by default), each (N, ...), for images (N, height, width).
+
+        Raises:
+            ValueError: the images are of another size or type.
+        """
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != self.size:
+            raise ValueError(
+                f"Expected uint8 images (N, {self.size[0]}, {self.size[1]}), but got {images.dtype} {images.shape}."
+            )
+        names = outputs or tuple(self._names)
+        batches = [
+            self._run_batch(images[i : i + self.batch_size], names) for i in range(0, len(images), self.batch_size)
+        ]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
+
+    def _run_batch(self, images: UInt8, names: tuple[str, ...]) -> dict[str, Float32]:
+        count = len(images)
+        if self.engine is EngineName.ONNXRUNTIME:
+            return dict(zip(names, self._runtime.run(list(names), {"image": images}), strict=True))
+        if count < self.batch_size:
+            images = np.concatenate([images, np.zeros((self.batch_size - count, *self.size), np.uint8)])
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        request.infer({"image": images})
+        return {name: request.get_tensor(name).data[:count].copy() for name in names}
+
+
+def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) -> Any:  # noqa: ANN401
+    core = openvino.Core()
+    try:
+        graph = core.read_model(model=model)
+        _, height, width = graph.inputs[0].partial_shape
+        graph.reshape({"image": [batch_size, height.get_length(), width.get_length()]})
+        return core.compile_model(
+            graph,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": str(precision),
+                "INFERENCE_NUM_THREADS": max(streams, cores()),
+                "NUM_STREAMS": streams,
+            },
+        )
+    except RuntimeError as error:
+        raise BundleError(
+            "The model's graph cannot be read by OpenVINO: expected ONNX with one uint8 input."
+        ) from error
+
+
+def _open_runtime(model: bytes, streams: int) -> Any:  # noqa: ANN401
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "onnxruntime", "the engine onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, cores() // streams)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:
+        # ONNX Runtime has an exception class per status code and no common one.
+        raise BundleError(
+            "The model's graph cannot be read by ONNX Runtime: expected ONNX with one uint8 input."
+        ) from error

@@ -1,0 +1,380 @@
+"""The report: one self-contained HTML page, the same in Markdown, and strict JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rentgen.errors import MissingExtraError
+from rentgen.evaluate import plots, wording
+from rentgen.records import DISCLAIMER, Audit, Card, Curve, Evaluation, Interval, Mistake, OperatingPoint
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FAILED_SHOWN = 50
+"""Unreadable files named in the page; the JSON names all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What there is to say of a model on a set.
+
+    Attributes:
+        card: of the bundle.
+        evaluation: of the set asked about; without it the page falls back on the card's test part, then on its
+            validation part, and says so.
+        title: of the page.
+        data_path: the set asked about.
+        command: that made this report.
+        created: when, ISO 8601, UTC.
+        audit: of the set asked about; without it the card's own is shown.
+        mistakes: films it got wrong, worst first.
+        examples: films it got right, to compare.
+    """
+
+    card: Card
+    evaluation: Evaluation | None
+    title: str
+    data_path: str
+    command: str
+    created: str
+    audit: Audit | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    examples: tuple[Mistake, ...] = ()
+
+
+def render_html(report: Report) -> str:
+    """Return one page that needs nothing else: no script, no font, no request; pictures and figures are inside it."""
+    environment = _environment(autoescape=True)
+    style = _template("report.css")
+    return environment.get_template("report.html").render(_view(report), style=style, figures=_figures(report))
+
+
+def render_markdown(report: Report) -> str:
+    """Return the page's text and tables as Markdown, without figures and films."""
+    text = _environment(autoescape=False).get_template("report.md").render(_view(report))
+    return text.strip() + "\n"
+
+
+def render_json(report: Report) -> str:
+    """Return everything as strict JSON: what could not be measured is null."""
+    values = {
+        "title": report.title,
+        "created": report.created,
+        "disclaimer": DISCLAIMER,
+        "data": report.data_path,
+        "command": report.command,
+        "leaky": None if report.evaluation is None else report.evaluation.to_dict()["leaky"],
+        "evaluation": None if report.evaluation is None else report.evaluation.to_dict(),
+        "audit": None if report.audit is None else report.audit.to_dict(),
+        "card": report.card.to_dict(),
+        **{
+            name: [
+                {"path": m.path, "label": m.label, "predicted": m.predicted, "probability": m.probability}
+                for m in mistakes
+            ]
+            for name, mistakes in (("mistakes", report.mistakes), ("examples", report.examples))
+        },
+    }
+    return json.dumps(_strict(values), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def write(directory: Path, report: Report) -> tuple[Path, ...]:
+    """Write report.html, report.md and report.json, and return their paths; each appears whole or not at all.
+
+    Args:
+        directory: made if it is not there.
+        report: what to say.
+    """
+    texts = {
+        "report.html": render_html(report),
+        "report.md": render_markdown(report),
+        "report.json": render_json(report),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        _write_whole(directory / name, text)
+    return tuple(directory / name for name in texts)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        # A name from a foreign file system may hold bytes that are not UTF-8.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            stream.write(text)
+        Path(part).chmod(0o644)
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _strict(value: object) -> object:
+    """Return plain JSON values, null for nan and infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return str(value)
+
+
+def _template(name: str) -> str:
+    return (files("rentgen.evaluate") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report", "the report") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        # Off for Markdown only, whose templates escape by their own filter.
+        autoescape=autoescape,  # noqa: S701
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = escape_markdown
+    environment.filters["block"] = fence_markdown
+    environment.filters["png"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    environment.filters["plural"] = wording.plural
+    return environment
+
+
+def escape_markdown(text: object) -> str:
+    """Return `text` on one line, with every character that Markdown or HTML would act on made harmless."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return "".join("\\" + letter if letter in "\\`*_{}[]<>|#!~&" else letter for letter in line)
+
+
+def fence_markdown(text: str, language: str = "") -> str:
+    """Return `text` as a code block that it cannot end by itself."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
+    """Return TOML text of plain values, lists and nested tables; None is left out."""
+    plain = [f"{_key(k)} = {_toml(v)}" for k, v in table.items() if v is not None and not isinstance(v, Mapping)]
+    parts = ["\n".join(plain)] if plain else []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            path = f"{prefix}{_key(name)}"
+            parts.append(f"[{path}]\n{to_toml(value, path + '.')}".rstrip())
+    return "\n\n".join(parts)
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if bare else json.dumps(name, ensure_ascii=False)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (bool, int, float, str)):
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _subject(report: Report) -> tuple[dict[str, Any], str]:
+    """Return the measurement to show, as plain values, and what it is: `asked`, `test` or `validation`."""
+    if report.evaluation is not None:
+        return report.evaluation.to_dict(), "asked"
+    if report.card.test:
+        return dict(report.card.test), "test"
+    return dict(report.card.validation), "validation"
+
+
+def _view(report: Report) -> dict[str, Any]:
+    """Return what both templates show, in plain values and words."""
+    card = report.card
+    found, basis = _subject(report)
+    audit = dict(card.audit) if report.audit is None else report.audit.summary()
+    return {
+        "report": report,
+        "card": card,
+        "disclaimer": DISCLAIMER,
+        "found": found,
+        "basis": basis,
+        "leaky": bool(found and found["leaky"]),
+        **(_measured(report, found, basis) if found else {}),
+        "headline": wording.headline(found, wording.seen_before(found, basis)) if found else wording.NOTHING,
+        "detail": wording.detail(found) if found else [],
+        "cautions": wording.cautions(found, basis, audit.get("patient_source")),
+        "status_words": wording.status_words(found) if found else "",
+        "audit": audit,
+        "audit_of": "the training data" if report.audit is None else report.data_path,
+        "audit_words": wording.audit_words(audit),
+        "parts": _part_rows(card),
+        "shortcuts": [wording.shortcut(*item) for item in sorted(audit.get("shortcuts", {}).items(), key=_falling)],
+        "failed": list(found["failed"].items())[:FAILED_SHOWN] if found else [],
+        "model_words": wording.model_words(card),
+        "training_words": wording.training_words(card),
+        "epochs": max((len(epochs) for epochs in card.history.parts.values()), default=0),
+        "recipe": to_toml(card.recipe),
+        "commands": list(dict.fromkeys(command for command in (card.command, report.command) if command)),
+        "limits": wording.LIMITS,
+    }
+
+
+def _measured(report: Report, found: Mapping[str, Any], basis: str) -> dict[str, Any]:
+    """Return what the templates show of a measurement."""
+    rows = _metric_rows(found)
+    points = found["operating_points"]
+    return {
+        "leak_words": wording.leak_words(found),
+        "interval_words": wording.interval_words(found),
+        "metrics": rows,
+        "tiles": [row for row in rows if row["key"] in ("accuracy", "recall", "specificity", "auroc")],
+        "classes": _class_rows(found),
+        "comparison": _comparison(report),
+        "points": [
+            wording.operating_point(point, found["positive"])
+            for point in points or [point.to_dict() for point in report.card.operating_points]
+        ],
+        # Measured on the validation part is where they were chosen.
+        "points_measured_here": bool(points) and basis != "validation",
+        "prevalences": [f"{share:.0%}".replace("%", "") for share in wording.PREVALENCES],
+    }
+
+
+def _part_rows(card: Card) -> dict[str, Any]:
+    """Return the table of films per part and class, with patients where the audit knows them."""
+    patients = card.audit.get("patients", {})
+    return {
+        "classes": list(card.classes),
+        "patients": bool(patients),
+        "rows": [
+            {
+                "part": part,
+                "numbers": [numbers.get(label, 0) for label in card.classes],
+                "total": sum(numbers.values()),
+                "patients": patients.get(part, ""),
+            }
+            for part, numbers in card.counts.items()
+        ],
+    }
+
+
+def _falling(item: tuple[str, float]) -> float:
+    return -item[1]
+
+
+def _metric_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the metrics table; macro rows are left out where the headline already is the macro average."""
+    macro = found["positive"] is None
+    return [
+        {
+            "key": name,
+            "name": f"{title}, macro" if macro and name in ("recall", "specificity", "precision", "f1") else title,
+            "meaning": meaning,
+            "value": wording.value_text(name, found[name]["value"]),
+            "range": wording.range_text(name, found[name]),
+        }
+        for name, (title, meaning) in wording.METRICS.items()
+        if not (macro and name.startswith("macro_"))
+    ]
+
+
+def _class_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": label,
+            "support": found["support"][label],
+            "cells": [
+                (wording.value_text(name, interval["value"]), wording.range_text(name, interval))
+                for name, interval in found["per_class"][label].items()
+            ],
+        }
+        for label in found["classes"]
+    ]
+
+
+def _comparison(report: Report) -> dict[str, Any]:
+    """Return headline metrics of the validation part, the test part and this set, side by side."""
+    sets: dict[str, Mapping[str, Any]] = {}
+    if report.card.validation:
+        sets["Validation"] = report.card.validation
+    if report.card.test:
+        sets["Test"] = report.card.test
+    if report.evaluation is not None:
+        asked = report.evaluation.to_dict()
+        if not report.card.test or any(asked[name] != report.card.test[name] for name in ("n", "accuracy", "loss")):
+            sets["This set"] = asked
+    names = ("accuracy", "recall", "specificity", "f1", "auroc", "loss", "ece")
+    return {
+        "sets": [(title, values["n"]) for title, values in sets.items()],
+        "rows": [
+            (
+                wording.METRICS[name][0],
+                [
+                    (wording.value_text(name, v[name]["value"]), wording.range_text(name, v[name]))
+                    for v in sets.values()
+                ],
+            )
+            for name in names
+        ],
+    }
+
+
+def _figures(report: Report) -> dict[str, str]:
+    """Return name to SVG; a figure for which there is nothing to draw is left out."""
+    found, _ = _subject(report)
+    figures = _measured_figures(found) if found else {}
+    if any(sum(part.values()) for part in report.card.counts.values()):
+        figures["counts"] = plots.counts_figure(report.card.counts)
+    if any(report.card.history.parts.values()):
+        for metric in ("loss", "accuracy", "recall", "f1"):
+            figures[f"history_{metric}"] = plots.history_figure(report.card.history, metric)
+    return figures
+
+
+def _measured_figures(found: Mapping[str, Any]) -> dict[str, str]:
+    shown = found["classes"] if found["positive"] is None else [found["positive"]]
+    areas = {
+        name: {label: Interval.from_dict(found["per_class"][label][name]) for label in shown}
+        for name in ("auroc", "average_precision")
+    }
+    figures = {
+        "confusion": plots.confusion_figure(found["confusion"], found["classes"]),
+        "reliability": plots.reliability_figure(_curve(found["reliability"])),
+    }
+    roc, precise = (_curves(found[name], shown) for name in ("roc", "precision_recall"))
+    if roc:
+        points = [OperatingPoint.from_dict(point) for point in found["operating_points"]]
+        measured = [p for p in points if not math.isnan(p.sensitivity.value + p.specificity.value)]
+        figures["roc"] = plots.roc_figure(roc, areas["auroc"], measured)
+    if precise:
+        shares = {label: number / found["n"] for label, number in found["support"].items()}
+        figures["precision_recall"] = plots.precision_recall_figure(precise, areas["average_precision"], shares)
+    return figures
+
+
+def _curves(curves: Mapping[str, Any], labels: list[str]) -> dict[str, Curve]:
+    return {label: _curve(curves[label]) for label in labels if label in curves}
+
+
+def _curve(values: Mapping[str, Any]) -> Curve:
+    return Curve(tuple(values["x"]), tuple(values["y"]), tuple(values.get("count", ())))

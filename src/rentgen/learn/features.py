@@ -1,0 +1,339 @@
+"""Features of a frozen backbone: computed once per film and view, cached on disk by content.
+
+A cache folder has one space per (backbone weights, preprocessing, engine and precision), and a space has shards. A
+shard is a float16 matrix (`<name>.npy`) and the keys of its rows (`<name>.keys`). The matrix is written and synced
+first, the keys last and by a rename, so that a shard without keys does not exist: a run killed at any moment leaves at
+most a stray matrix, and the next run goes on after the last whole shard. Several runs may write to one space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+
+from rentgen.engine.session import Precision, Session
+from rentgen.errors import DataError, InputError
+from rentgen.images.prepare import prepare
+from rentgen.images.read import read
+from rentgen.learn.augment import augment, view_rng
+from rentgen.learn.backbones import Backbone
+from rentgen.learn.export import export_backbone
+from rentgen.learn.recipe import AugmentSettings
+from rentgen.parallel.local import cores, imap
+from rentgen.records import Float32, Preprocessing, Progress, UInt8
+
+logger = logging.getLogger(__name__)
+
+Half = npt.NDArray[np.float16]
+
+SHARD_ROWS = 1024
+SHARD_SECONDS = 20.0
+"""A shard is closed after so many rows or seconds, whichever comes first: that is what a kill can cost."""
+KEY_BYTES = 32
+IN_MEMORY_BYTES = 2 << 30
+"""Features of one view beyond this size are gathered in a memory-mapped file, not in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A film whose features are wanted.
+
+    Attributes:
+        path: the file.
+        content_hash: SHA-256 of its bytes.
+        views: how many augmented views are wanted besides the film itself.
+    """
+
+    path: Path
+    content_hash: str
+    views: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extractor:
+    """Who computes features, and what makes its results its own.
+
+    Attributes:
+        run: (N, height, width) uint8 to (N, features) float32; may be called from several threads.
+        features: how many.
+        identity: all that decides the values, for the cache's key.
+        workers: calls side by side.
+        batch_size: films per call.
+    """
+
+    run: Callable[[UInt8], Float32]
+    features: int
+    identity: Mapping[str, Any]
+    workers: int
+    batch_size: int
+
+
+def openvino_extractor(graph: bytes, backbone: Backbone, precision: Precision, *, batch_size: int = 8) -> Extractor:
+    """Return the extractor for a CPU: the exported graph in the inference engine.
+
+    Args:
+        graph: what `export_backbone` wrote.
+        backbone: what it was written of.
+        precision: of the arithmetic.
+        batch_size: films per call.
+    """
+    session = Session(graph, precision=precision, batch_size=batch_size)
+    return Extractor(
+        run=lambda images: session.run(images, ("embedding",))["embedding"],
+        features=backbone.features,
+        identity={"weights": backbone.weights_sha256, "name": backbone.name, "precision": str(session.precision)},
+        workers=session.streams,
+        batch_size=batch_size,
+    )
+
+
+def torch_extractor(backbone: Backbone, *, batch_size: int = 64, device: str | None = None) -> Extractor:
+    """Return the extractor for a GPU (or, slower, a CPU): torch in float32.
+
+    Args:
+        backbone: the network.
+        batch_size: films per call.
+        device: as torch names it; CUDA where there is one, by default.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = backbone.to(place).to(memory_format=torch.channels_last)
+
+    def run(images: UInt8) -> Float32:
+        with torch.inference_mode():
+            pooled = network(torch.from_numpy(images).to(place)).mean((2, 3))
+            result: Float32 = pooled.cpu().numpy()
+            return result
+
+    return Extractor(
+        run=run,
+        features=backbone.features,
+        identity={"weights": backbone.weights_sha256, "name": backbone.name, "precision": "torch-f32"},
+        workers=1,
+        batch_size=batch_size,
+    )
+
+
+def cached_graph(backbone: Backbone, size: tuple[int, int], cache: Path) -> bytes:
+    """Return the backbone as ONNX, from the cache where the same versions of torch and timm exported it before."""
+    made_by = f"torch{torch.__version__}-timm{timm.__version__}"
+    path = cache / "graphs" / f"{backbone.name}-{backbone.weights_sha256[:32]}-{size[0]}x{size[1]}-{made_by}.onnx"
+    seal = path.with_suffix(".sha256")
+    if path.is_file() and seal.is_file():
+        graph = path.read_bytes()
+        if hashlib.sha256(graph).hexdigest() == seal.read_text():
+            return graph
+        logger.warning("the cached graph %s is damaged and is exported anew", path.name)
+    graph = export_backbone(backbone, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, lambda file: file.write(graph))
+    _write_whole(seal, lambda file: file.write(hashlib.sha256(graph).hexdigest().encode()))
+    return graph
+
+
+class FeatureStore:
+    """One space of the cache.
+
+    Attributes:
+        folder: where its shards are.
+        features: columns of each.
+    """
+
+    def __init__(self, cache: Path, identity: Mapping[str, Any], features: int) -> None:
+        """Open a space, or begin one.
+
+        Args:
+            cache: the cache's folder.
+            identity: what decides the values.
+            features: columns.
+        """
+        text = json.dumps(dict(identity), sort_keys=True)
+        self.folder = cache / "features" / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.features = features
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "space.json").is_file():
+            _write_whole(self.folder / "space.json", lambda file: file.write(text.encode()))
+        self._shards: list[Half] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+        for keys in sorted(self.folder.glob("*.keys")):
+            self._open(keys)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def add(self, keys: Sequence[bytes], rows: Half) -> None:
+        """Write a shard, whole or not at all.
+
+        Args:
+            keys: one per row, `KEY_BYTES` long.
+            rows: (keys, features).
+        """
+        if not np.isfinite(rows).all():
+            raise DataError("The backbone gave features that are not finite in half precision: check its weights.")
+        name = self.folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+        _write_whole(name.with_suffix(".npy"), lambda file: np.save(file, rows, allow_pickle=False))
+        _write_whole(name.with_suffix(".keys"), lambda file: file.write(b"".join(keys)))
+        self._open(name.with_suffix(".keys"))
+
+    def gather(self, keys: Sequence[bytes], scratch: Path) -> Half:
+        """Return (keys, features): in memory, or memory-mapped from a new file in `scratch` when it is large.
+
+        Raises:
+            KeyError: a key that is not there.
+        """
+        shape = (len(keys), self.features)
+        if shape[0] * shape[1] * 2 <= IN_MEMORY_BYTES:
+            out = np.empty(shape, np.float16)
+        else:
+            out = np.lib.format.open_memmap(
+                scratch / f"{secrets.token_hex(8)}.npy", mode="w+", dtype=np.float16, shape=shape
+            )
+        places = np.array([self._places[key] for key in keys], np.int64).reshape(-1, 2)
+        for shard in np.unique(places[:, 0]):
+            chosen = np.flatnonzero(places[:, 0] == shard)
+            out[chosen] = self._shards[shard][places[chosen, 1]]
+        return out
+
+    def _open(self, keys: Path) -> None:
+        packed = keys.read_bytes()
+        matrix = keys.with_suffix(".npy")
+        try:
+            rows: Half = np.load(matrix, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            rows = np.empty((0, 0), np.float16)
+        if rows.shape != (len(packed) // KEY_BYTES, self.features) or rows.dtype != np.float16:
+            logger.warning("the cached shard %s is damaged and is computed anew", matrix.name)
+            return
+        number = len(self._shards)
+        self._shards.append(rows)
+        for row in range(len(rows)):
+            self._places[packed[row * KEY_BYTES : (row + 1) * KEY_BYTES]] = (number, row)
+
+
+def view_key(content_hash: str, view: int, settings: AugmentSettings, seed: int) -> bytes:
+    """Return the key of one view of one film; view 0, the film itself, does not depend on augmentation."""
+    text = content_hash if view == 0 else json.dumps([content_hash, view, seed, _changes(settings)], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def extract(
+    films: Sequence[Film],
+    extractor: Extractor,
+    preprocessing: Preprocessing,
+    settings: AugmentSettings,
+    *,
+    cache: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FeatureStore:
+    """Return a store that holds the features of every wanted view, computing those that it did not.
+
+    Args:
+        films: with the number of views each.
+        extractor: who computes.
+        preprocessing: of the films.
+        settings: what augmented views may change.
+        cache: the cache's folder.
+        seed: of the augmentation.
+        progress: stage `features`, films done, films in all, and a note with the speed.
+
+    Raises:
+        InputError: a file can no longer be read, or is not what was listed.
+    """
+    identity = {**extractor.identity, "preprocessing": preprocessing.to_dict(), "pooling": "mean"}
+    store = FeatureStore(cache, identity, extractor.features)
+    todo: list[tuple[Film, list[int]]] = []
+    wanted: set[bytes] = set()
+    for film in films:
+        missing = []
+        for view in range(film.views + 1):
+            key = view_key(film.content_hash, view, settings, seed)
+            if key not in store and key not in wanted:
+                wanted.add(key)
+                missing.append(view)
+        if missing:
+            todo.append((film, missing))
+
+    def compute(chunk: list[tuple[Film, list[int]]]) -> tuple[list[bytes], Half]:
+        keys: list[bytes] = []
+        images: list[UInt8] = []
+        for film, views in chunk:
+            prepared = _prepare(film, preprocessing)
+            for view in views:
+                rng = view_rng(film.content_hash, view, seed)
+                images.append(prepared if view == 0 else augment(prepared, settings, rng))
+                keys.append(view_key(film.content_hash, view, settings, seed))
+        return keys, extractor.run(np.stack(images)).astype(np.float16)
+
+    per_film = 1 + max((len(views) for _, views in todo), default=0)
+    size = max(1, extractor.batch_size // max(1, per_film - 1))
+    chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
+    # More workers than streams: while some wait for the engine, others read and prepare.
+    done = len(films) - len(todo)
+    results = imap(compute, chunks, workers=extractor.workers, ahead=4 * cores())
+    _collect(store, zip(chunks, results, strict=True), done, len(films), progress)
+    return store
+
+
+def _collect(
+    store: FeatureStore,
+    results: Iterable[tuple[list[tuple[Film, list[int]]], tuple[list[bytes], Half]]],
+    done: int,
+    total: int,
+    progress: Progress | None,
+) -> None:
+    keys: list[bytes] = []
+    rows: list[Half] = []
+    start = closed = time.monotonic()
+    images = 0
+    if progress is not None:
+        progress("features", done, total, "from the cache" if done == total else "")
+    for chunk, (new_keys, new_rows) in results:
+        keys += new_keys
+        rows.append(new_rows)
+        done += len(chunk)
+        images += len(new_keys)
+        now = time.monotonic()
+        if len(keys) >= SHARD_ROWS or now - closed > SHARD_SECONDS:
+            store.add(keys, np.concatenate(rows))
+            keys, rows, closed = [], [], now
+        if progress is not None:
+            progress("features", done, total, f"{images / max(now - start, 1e-9):.0f} images/s")
+    if keys:
+        store.add(keys, np.concatenate(rows))
+
+
+def _prepare(film: Film, preprocessing: Preprocessing) -> UInt8:
+    radiograph = read(film.path)
+    if radiograph.content_hash != film.content_hash:
+        raise InputError(film.path, "the file changed while it was in use; start again.")
+    return prepare(radiograph, preprocessing).pixels
+
+
+def _changes(settings: AugmentSettings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name != "views"}
+
+
+def _write_whole(path: Path, write: Callable[[Any], object]) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
+        try:
+            write(draft)
+            draft.flush()
+            os.fsync(draft.fileno())
+        except BaseException:
+            os.unlink(draft.name)
+            raise
+    os.replace(draft.name, path)

@@ -1,0 +1,257 @@
+"""The head on frozen features: dense, ReLU, dropout, dense, softmax; trained by Adam in a plain loop.
+
+The gradient of so small a network is written out, all four parameters live in one flat tensor, and each step is a
+handful of calls into preallocated memory: at this size the overhead of a framework costs more than its arithmetic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from rentgen.errors import DataError
+from rentgen.learn.recipe import HeadSettings
+from rentgen.records import Epoch, Float32, History, Int64
+
+FeatureMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+
+SCORING_BATCH = 4096
+PRELOAD_BYTES = 4 << 30
+"""Up to this size the features are held in memory as float32; beyond it each batch is read from the cache."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Features of one part.
+
+    Attributes:
+        views: per view, (films, features); view 0 is the film itself. In memory or memory-mapped.
+        labels: (films,) class numbers.
+    """
+
+    views: tuple[FeatureMatrix, ...]
+    labels: Int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """Trained weights.
+
+    Attributes:
+        hidden_weight: (hidden, features).
+        hidden_bias: (hidden,).
+        class_weight: (classes, hidden).
+        class_bias: (classes,).
+    """
+
+    hidden_weight: Float32
+    hidden_bias: Float32
+    class_weight: Float32
+    class_bias: Float32
+
+    def logits(self, features: Float32) -> Float32:
+        """Return (films, classes) for (films, features)."""
+        hidden = np.maximum(features @ self.hidden_weight.T + self.hidden_bias, 0)
+        logits: Float32 = hidden @ self.class_weight.T + self.class_bias
+        return logits
+
+
+def train_head(
+    train: Features,
+    validation: Features,
+    settings: HeadSettings,
+    *,
+    classes: int,
+    test: Features | None = None,
+    progress: Callable[[int, Mapping[str, Epoch]], None] | None = None,
+) -> tuple[Head, History]:
+    """Return the head with the lowest validation loss, and how training went.
+
+    Training figures are those of the epoch's own batches, with dropout and augmented views on, as Keras reports them.
+    The test part is recorded after each epoch and looked at by nothing.
+
+    Args:
+        train: fits the weights; each epoch takes one view of each film at random.
+        validation: stops the training and chooses the epoch.
+        settings: of the recipe.
+        classes: how many.
+        test: recorded only.
+        progress: called after each epoch with its number (from 0) and figures.
+
+    Raises:
+        DataError: a part is empty.
+    """
+    for name, part in (("training", train), ("validation", validation)):
+        if len(part) == 0:
+            raise DataError(f"Expected films in the {name} part, but it is empty.")
+    generator = torch.Generator().manual_seed(settings.seed)
+    loop = _Loop(train, settings, classes, generator)
+    scored = {"validation": validation} | ({} if test is None else {"test": test})
+    resident = {name: _resident(part.views[0]) for name, part in scored.items()}
+    parts: dict[str, list[Epoch]] = {name: [] for name in ("train", *scored)}
+    best_loss, best_epoch, best = float("inf"), 0, loop.weights.clone()
+    start = time.perf_counter()
+    for epoch in range(settings.epochs):
+        parts["train"].append(loop.run_epoch())
+        for name, part in scored.items():
+            parts[name].append(_score(loop, resident[name], torch.from_numpy(part.labels)))
+        loss = parts["validation"][-1].loss
+        if loss < best_loss:
+            best_loss, best_epoch = loss, epoch
+            best.copy_(loop.weights)
+        if progress is not None:
+            progress(epoch, {name: epochs[-1] for name, epochs in parts.items()})
+        if epoch - best_epoch >= settings.patience:
+            break
+    history = History(
+        parts={name: tuple(epochs) for name, epochs in parts.items()},
+        best_epoch=best_epoch,
+        seconds=time.perf_counter() - start,
+    )
+    return Head(*(tensor.numpy() for tensor in loop.split(best))), history
+
+
+def initial_weights(features: int, hidden: int, classes: int, generator: torch.Generator) -> Tensor:
+    """Return flat weights: Glorot uniform (Glorot and Bengio 2010), as Keras starts a dense layer, and zero biases."""
+    flat = torch.zeros(hidden * features + hidden + classes * hidden + classes)
+    limits = (
+        (0, hidden * features, features + hidden),
+        (hidden * features + hidden, classes * hidden, hidden + classes),
+    )
+    for start, count, fans in limits:
+        limit = (6.0 / fans) ** 0.5
+        flat[start : start + count].uniform_(-limit, limit, generator=generator)
+    return flat
+
+
+class _Loop:
+    """The state of one training: weights, moments and scratch memory."""
+
+    def __init__(self, train: Features, settings: HeadSettings, classes: int, generator: torch.Generator) -> None:
+        self.settings = settings
+        self.classes = classes
+        self.generator = generator
+        self.views = [_resident(view) for view in train.views]
+        self.labels = torch.from_numpy(train.labels)
+        self.features = self.views[0].shape[1]
+        self.weights = initial_weights(self.features, settings.hidden, classes, generator)
+        self.gradient = torch.zeros_like(self.weights)
+        self.parameters = self.split(self.weights)
+        self.gradients = self.split(self.gradient)
+        self.moments = (torch.zeros_like(self.weights), torch.zeros_like(self.weights))
+        self.steps = torch.zeros(())
+        self.class_weight = _class_weights(self.labels, classes) if settings.class_weights else torch.ones(classes)
+        self.batch = torch.empty(settings.batch_size, self.features)
+
+    def split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the four parameters as views of the flat tensor."""
+        hidden, features, classes = self.settings.hidden, self.features, self.classes
+        w1, b1, w2, b2 = torch.split(flat, [hidden * features, hidden, classes * hidden, classes])
+        return w1.view(hidden, features), b1, w2.view(classes, hidden), b2
+
+    @torch.inference_mode()
+    def run_epoch(self) -> Epoch:
+        """Train on every film once, in a new order, and return the figures of these batches."""
+        settings, count = self.settings, len(self.labels)
+        order = torch.randperm(count, generator=self.generator)
+        view = torch.randint(len(self.views), (count,), generator=self.generator)
+        keep = torch.rand(count, settings.hidden, generator=self.generator).ge_(settings.dropout)
+        keep /= 1 - settings.dropout
+        smoothed = _smooth(self.labels, self.classes, settings.label_smoothing)[order]
+        weight = self.class_weight[self.labels][order]
+        logits = torch.empty(count, self.classes)
+        for start in range(0, count, settings.batch_size):
+            stop = min(start + settings.batch_size, count)
+            batch = self._gather(order[start:stop], view[start:stop])
+            self._step(batch, smoothed[start:stop], weight[start:stop], keep[start:stop], logits[start:stop])
+        return _figures(logits, self.labels[order])
+
+    def _gather(self, films: Tensor, view: Tensor) -> Tensor:
+        batch = self.batch[: len(films)]
+        if len(self.views) == 1:
+            return _take(self.views[0], films, batch)
+        for number, source in enumerate(self.views):
+            chosen = (view == number).nonzero().squeeze(1)
+            if len(chosen):
+                batch[chosen] = _take(source, films[chosen], None)
+        return batch
+
+    def _step(self, batch: Tensor, target: Tensor, weight: Tensor, keep: Tensor, logits: Tensor) -> None:
+        w1, b1, w2, b2 = self.parameters
+        hidden = torch.addmm(b1, batch, w1.t()).relu_()  # (B, hidden)
+        dropped = hidden * keep  # (B, hidden)
+        torch.addmm(b2, dropped, w2.t(), out=logits)  # (B, classes)
+        # The mean over the batch is weighted, as torch.nn.CrossEntropyLoss does it.
+        wrong = (logits.softmax(1) - target) * (weight / weight.sum()).unsqueeze(1)  # (B, classes)
+        gw1, gb1, gw2, gb2 = self.gradients
+        torch.mm(wrong.t(), dropped, out=gw2)
+        torch.sum(wrong, 0, out=gb2)
+        back = torch.mm(wrong, w2).mul_(keep).mul_(hidden > 0)  # (B, hidden)
+        torch.mm(back.t(), batch, out=gw1)
+        torch.sum(back, 0, out=gb1)
+        # Kingma and Ba 2015; the functional form, because the optimizer object costs as much again as the arithmetic.
+        adam(
+            [self.weights], [self.gradient], [self.moments[0]], [self.moments[1]], [], [self.steps],
+            fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=self.settings.learning_rate, weight_decay=0.0,
+            eps=1e-8, maximize=False,
+        )  # fmt: skip
+
+
+def _score(loop: _Loop, features: Tensor | FeatureMatrix, labels: Tensor) -> Epoch:
+    w1, b1, w2, b2 = loop.parameters
+    with torch.inference_mode():
+        logits = [
+            torch.addmm(b2, torch.addmm(b1, rows, w1.t()).relu_(), w2.t())
+            for start in range(0, len(labels), SCORING_BATCH)
+            for rows in (_rows(features, start, start + SCORING_BATCH),)
+        ]
+        return _figures(torch.cat(logits), labels)
+
+
+def _figures(logits: Tensor, labels: Tensor) -> Epoch:
+    """Return unweighted mean loss, accuracy, and macro recall and F1 over the classes that occur."""
+    classes = logits.shape[1]
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
+    right = confusion.diagonal().double()
+    actual, predicted = confusion.sum(1).double(), confusion.sum(0).double()
+    present = actual > 0
+    recall = (right / actual)[present].mean().item()
+    f1 = (2 * right / (actual + predicted))[present].mean().item()
+    return Epoch(loss, (right.sum() / actual.sum()).item(), recall, f1)
+
+
+def _smooth(labels: Tensor, classes: int, amount: float) -> Tensor:
+    return torch.nn.functional.one_hot(labels, classes).float() * (1 - amount) + amount / classes
+
+
+def _class_weights(labels: Tensor, classes: int) -> Tensor:
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1).float()
+    return counts.sum() / (classes * counts)
+
+
+def _resident(view: FeatureMatrix) -> Tensor | FeatureMatrix:
+    """Return the view in memory as float32 when it is small enough, otherwise as it is."""
+    if view.shape[0] * view.shape[1] * 4 <= PRELOAD_BYTES:
+        return torch.from_numpy(np.array(view, dtype=np.float32))
+    return view
+
+
+def _take(source: Tensor | FeatureMatrix, films: Tensor, out: Tensor | None) -> Tensor:
+    if isinstance(source, Tensor):
+        return torch.index_select(source, 0, films, out=out) if out is not None else source[films]
+    return torch.from_numpy(source[films.numpy()].astype(np.float32))
+
+
+def _rows(source: Tensor | FeatureMatrix, start: int, stop: int) -> Tensor:
+    return source[start:stop] if isinstance(source, Tensor) else torch.from_numpy(source[start:stop].astype(np.float32))

@@ -1,0 +1,321 @@
+"""The whole road: list, split, audit, features, head, graph, bundle, judgement."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import PIL
+import pydicom
+import timm
+import torch
+
+from rentgen import bundle as bundles
+from rentgen.bundle import Bundle, Golden
+from rentgen.data.audit import audit, examine
+from rentgen.data.listing import list_images
+from rentgen.data.split import certify, check_split, select, split
+from rentgen.engine.predictor import Predictor
+from rentgen.engine.session import Precision, Session
+from rentgen.errors import DataError, RentgenError
+from rentgen.evaluate.judge import Judgement, judge
+from rentgen.evaluate.metrics import choose_operating_points, positive_class
+from rentgen.images.phantom import golden_films
+from rentgen.images.prepare import prepare
+from rentgen.learn import backbones
+from rentgen.learn.backbones import Backbone
+from rentgen.learn.export import TorchClassifier, join_head
+from rentgen.learn.features import (
+    Extractor,
+    FeatureStore,
+    Film,
+    cached_graph,
+    extract,
+    openvino_extractor,
+    torch_extractor,
+    view_key,
+)
+from rentgen.learn.head import Features, Head, train_head
+from rentgen.learn.recipe import Recipe
+from rentgen.records import (
+    Audit,
+    Card,
+    Epoch,
+    History,
+    Listing,
+    Progress,
+    Radiograph,
+    Split,
+)
+
+GRAPH_TOLERANCE = 1e-4
+"""How far the exported graph may stand from torch, relative to the largest output (or 1)."""
+
+INTENDED_USE = (
+    "Research on radiographs like those it was trained on (see the data). Not a medical device; not for diagnosis on its "
+    "own. Films of another kind (other body part, projection, age group, scanner) are outside what it was taught."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What to train.
+
+    Attributes:
+        data: folder or CSV.
+        out: the bundle to write.
+        recipe: every setting.
+        cache: where features are kept.
+        test: films that only measure, in place of a part of `data`.
+        weights: of the backbone: a file, `random`, or None for the pretrained ones.
+        patient_pattern: finds the patient in a file name.
+        licences: of the data, in words.
+        command: that is noted in the card.
+    """
+
+    data: Path
+    out: Path
+    recipe: Recipe
+    cache: Path
+    test: Path | None = None
+    weights: str | Path | None = None
+    patient_pattern: str | None = None
+    licences: tuple[str, ...] = ()
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """What came of it.
+
+    Attributes:
+        bundle: as it was written.
+        listing: the films with their parts.
+        audit: of the films.
+        validation: how the bundle did on the part that chose it.
+        test: how it did on the part that only measures; None where there is none.
+        seconds: wall time by stage.
+    """
+
+    bundle: Bundle
+    listing: Listing
+    audit: Audit
+    validation: Judgement
+    test: Judgement | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
+    """Train, export, judge and write a bundle.
+
+    Args:
+        plan: what to train.
+        progress: called at stages `audit`, `features`, `head` and `predictions`.
+
+    Raises:
+        DataError: the films cannot teach: one class, an empty part, a patient on both sides.
+        WeightsError: the backbone's weights cannot be had or do not fit.
+        BundleError: the bundle cannot be written.
+    """
+    recipe = plan.recipe
+    size = (recipe.preprocessing.height, recipe.preprocessing.width)
+    # First what can fail at once: weights that are not there should not cost an audit.
+    backbone = backbones.load(recipe.backbone.name, weights=plan.weights, size=size)
+    recipe = recipe.change("backbone", name=backbone.name)
+    listing = _list(plan, recipe)
+    listing, found, hashes = _audit(listing, progress)
+    certificate = certify(listing, hashes, found, secrets.token_hex(16))
+
+    plan.cache.mkdir(parents=True, exist_ok=True)
+    graph = cached_graph(backbone, size, plan.cache)
+    extractor = _extractor(recipe, backbone, graph)
+    head, history = _train_head(listing, hashes, extractor, recipe, plan.cache, progress)
+    model = join_head(graph, head)
+    golden = _golden(model, backbone, head, recipe)
+    draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
+    return _judge_and_write(draft, plan.out, listing, found, progress)
+
+
+def _list(plan: TrainingPlan, recipe: Recipe) -> Listing:
+    listing = list_images(plan.data, patient_pattern=plan.patient_pattern)
+    if len(listing.classes) < 2:
+        raise DataError(
+            f"Expected at least two classes in {plan.data}, but got {len(listing.classes)}: "
+            f"{', '.join(listing.classes) or 'no labels'}. Give a folder of class folders or a CSV with path,label."
+        )
+    rng = np.random.default_rng(recipe.data.seed)
+    if plan.test is None:
+        listing = split(listing, validation=recipe.data.validation, test=recipe.data.test, rng=rng)
+    else:
+        listing = _with_test(listing, list_images(plan.test, patient_pattern=plan.patient_pattern), recipe, rng)
+    check_split(listing)
+    return listing
+
+
+def _with_test(listing: Listing, test: Listing, recipe: Recipe, rng: np.random.Generator) -> Listing:
+    unknown = sorted(set(test.classes) - set(listing.classes))
+    if unknown:
+        raise DataError(f"The test set has classes that the training set has not: {', '.join(unknown)}.")
+    if any(record.split is Split.TEST for record in listing.records):
+        raise DataError("The training set brings a test part of its own; give either that or --test, not both.")
+    listing = split(listing, validation=recipe.data.validation, test=0.0, rng=rng)
+    # Patients named by nothing but the film itself cannot be compared; by pattern or id they can, within one source.
+    members = tuple(replace(record, split=Split.TEST) for record in test.records)
+    source = listing.patient_source if listing.patient_source is test.patient_source else test.patient_source
+    return Listing(listing.root, listing.records + members, listing.classes, source)
+
+
+def _audit(listing: Listing, progress: Progress | None) -> tuple[Listing, Audit, dict[Path, str]]:
+    examined = examine(
+        listing, progress=None if progress is None else lambda done, total: progress("audit", done, total)
+    )
+    hashes = examined.hashes
+    readable = tuple(record for record in listing.records if record.path in hashes)
+    return replace(listing, records=readable), audit(listing, examined), hashes
+
+
+def _extractor(recipe: Recipe, backbone: Backbone, graph: bytes) -> Extractor:
+    engine = recipe.backbone.engine
+    if engine == "auto":
+        engine = "torch" if torch.cuda.is_available() else "openvino"
+    if engine == "torch":
+        return torch_extractor(backbone)
+    return openvino_extractor(graph, backbone, Precision(recipe.backbone.precision))
+
+
+def _train_head(
+    listing: Listing,
+    hashes: Mapping[Path, str],
+    extractor: Extractor,
+    recipe: Recipe,
+    cache: Path,
+    progress: Progress | None,
+) -> tuple[Head, History]:
+    films = [
+        Film(record.path, hashes[record.path], recipe.augment.views if record.split is Split.TRAIN else 0)
+        for record in listing.records
+    ]
+    store = extract(
+        films, extractor, recipe.preprocessing, recipe.augment, cache=cache, seed=recipe.head.seed, progress=progress
+    )
+
+    def report(epoch: int, figures: Mapping[str, Epoch]) -> None:
+        if progress is not None:
+            now = figures["validation"]
+            progress("head", epoch + 1, recipe.head.epochs, f"loss {now.loss:.3f}, accuracy {now.accuracy:.3f}")
+
+    with tempfile.TemporaryDirectory(dir=cache, prefix="gathered-") as scratch:
+        parts = {part: _features(store, listing, hashes, part, recipe, Path(scratch)) for part in Split}
+        test = parts[Split.TEST]
+        return train_head(
+            parts[Split.TRAIN],
+            parts[Split.VALIDATION],
+            recipe.head,
+            classes=len(listing.classes),
+            test=test if len(test) else None,
+            progress=report,
+        )
+
+
+def _features(
+    store: FeatureStore, listing: Listing, hashes: Mapping[Path, str], part: Split, recipe: Recipe, scratch: Path
+) -> Features:
+    records = select(listing, part).records
+    views = recipe.augment.views if part is Split.TRAIN else 0
+    numbers = {label: number for number, label in enumerate(listing.classes)}
+    return Features(
+        views=tuple(
+            store.gather(
+                [view_key(hashes[item.path], view, recipe.augment, recipe.head.seed) for item in records], scratch
+            )
+            for view in range(views + 1)
+        ),
+        labels=np.array([numbers[item.label] for item in records if item.label is not None], np.int64),
+    )
+
+
+def _golden(model: bytes, backbone: Backbone, head: Head, recipe: Recipe) -> Golden:
+    """Return golden vectors in f32, after checking the graph against torch.
+
+    Raises:
+        RentgenError: they disagree.
+    """
+    films = golden_films()
+    prepared = np.stack([prepare(Radiograph(film, "", "png", 8), recipe.preprocessing).pixels for film in films])
+    answers = Session(model, precision=Precision.F32).run(prepared)
+    with torch.inference_mode():
+        place = next(backbone.buffers()).device
+        network = TorchClassifier(backbone, head).to(place)
+        logits = network(torch.from_numpy(prepared).to(place))[0].cpu().numpy()
+    difference = float(np.abs(answers["logits"] - logits).max() / max(1.0, float(np.abs(logits).max())))
+    if not difference <= GRAPH_TOLERANCE:
+        raise RentgenError(
+            f"The exported graph of {backbone.name} differs from torch by {difference:.2g}; allowed is "
+            f"{GRAPH_TOLERANCE:g}."
+        )
+    return Golden(films, prepared, answers["logits"], answers["embedding"], answers["activation_maps"])
+
+
+def _card(
+    plan: TrainingPlan, recipe: Recipe, backbone: Backbone, listing: Listing, found: Audit, history: History
+) -> Card:
+    packages = {"torch": torch, "timm": timm, "onnx": onnx, "openvino": openvino, "pillow": PIL, "pydicom": pydicom}
+    return Card(
+        name=plan.out.stem,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        classes=listing.classes,
+        positive=positive_class(listing.classes),
+        preprocessing=recipe.preprocessing,
+        backbone=backbone.describe(),
+        recipe=recipe.to_dict(),
+        history=history,
+        operating_points=(),
+        validation={},
+        test=None,
+        counts=found.counts,
+        audit=found.summary(),
+        intended_use=INTENDED_USE,
+        licences=(*plan.licences, f"Starting weights ({backbone.weights}): {backbone.licence}"),
+        software={"python": platform.python_version(), "rentgen": version("rentgen"), "numpy": np.__version__}
+        | {name: str(module.__version__) for name, module in packages.items()},
+        command=plan.command,
+    )
+
+
+def _judge_and_write(draft: Bundle, out: Path, listing: Listing, found: Audit, progress: Progress | None) -> Training:
+    """Choose operating points on validation, measure on both parts through the graph that is shipped, and write."""
+    chooser = judge(Predictor(draft), select(listing, Split.VALIDATION), gallery=0, progress=progress)
+    numbers = {label: number for number, label in enumerate(draft.card.classes)}
+    pairs = [
+        (record, prediction)
+        for record, prediction in zip(chooser.records, chooser.predictions, strict=True)
+        if prediction.label is not None
+    ]
+    points = choose_operating_points(
+        np.array([list(prediction.probabilities.values()) for _, prediction in pairs]),
+        np.array([numbers[str(record.label)] for record, _ in pairs]),
+        draft.card.classes,
+        rng=np.random.default_rng(0),
+        patients=[record.patient for record, _ in pairs],
+        positive=draft.card.positive,
+    )
+    draft = replace(draft, card=replace(draft.card, operating_points=points))
+    test_part = select(listing, Split.TEST)
+    test = judge(Predictor(draft), test_part, progress=progress) if len(test_part) else None
+    card = replace(
+        draft.card,
+        validation=chooser.evaluation.to_dict(),
+        test=None if test is None else test.evaluation.to_dict(),
+    )
+    final = replace(draft, card=card)
+    final = replace(final, bundle_id=bundles.write(out, final))
+    return Training(final, listing, found, chooser, test)

@@ -1,0 +1,832 @@
+"""DICOM films, against dcmtk, against pydicom and against the standard's formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+import shutil
+import struct
+import subprocess
+import threading
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import data_store
+import made
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from rentgen.errors import InputError, UnsupportedImageError
+from rentgen.images.dicom import is_dicom, read_dicom, read_patient_id
+from rentgen.images.dicom_display import apply_window
+from rentgen.images.limits import Limits, orient
+from rentgen.images.read import read
+from rentgen.records import Float64, Radiograph
+
+DATA = pathlib.Path(data_store.__file__).parent / "data"
+UNSEEN = (made.PATIENT_ID, made.PATIENT_NAME, "Nobody")
+
+
+def shown(data: bytes) -> Float64:
+    """Return the film's shades, from 0 to 1, as stored (a flip undone)."""
+    film = read(data)
+    return orient(film.pixels, film.orientation) / 65535.0
+
+
+def window(values: Float64, center: float, width: float) -> Float64:
+    """PS3.3 C.11.2.1.2.1, as the standard writes it."""
+    low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    inner = (values - (center - 0.5)) / max(width - 1, 1e-9) + 0.5
+    return np.where(values <= low, 0.0, np.where(values > high, 1.0, inner))
+
+
+def run(program: str, *arguments: str | pathlib.Path) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"dcmtk's {program} is not installed")
+    subprocess.run([program, *map(str, arguments)], check=True, capture_output=True)
+
+
+def dcmtk(path: pathlib.Path, folder: pathlib.Path, *options: str) -> Float64:
+    """Return dcmtk's shades of a file, from 0 to 1."""
+    run("dcm2pnm", "+on2", *options, path, folder / "out.png")
+    with Image.open(folder / "out.png") as image:
+        return np.asarray(image).astype(np.float64) / 65535.0
+
+
+# Against dcmtk
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("RG1_UNCR", "+Wi"), ("RG3_UNCR", "+Wi"), ("RG3_UNCI", "+Wi"), ("vlut_04", "+Wl")]
+)
+def test_public_films_are_shown_as_dcmtk_shows_them(name: str, option: str, tmp_path: pathlib.Path) -> None:
+    expected = dcmtk(DATA / f"{name}.dcm", tmp_path, option, "1")
+    np.testing.assert_allclose(shown((DATA / f"{name}.dcm").read_bytes()), expected, atol=1.6 / 65535)
+
+
+def test_modality_lut_as_dcmtk(tmp_path: pathlib.Path) -> None:
+    # Neither side has a window: dcmtk shows the whole range, and so do we where the film fills it.
+    expected = dcmtk(DATA / "mlut_18.dcm", tmp_path)
+    result = shown((DATA / "mlut_18.dcm").read_bytes())
+    assert np.corrcoef(result.ravel(), expected.ravel())[0, 1] > 0.999999
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("shape", [None, "IDENTITY", "INVERSE"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
+def test_made_films_are_shown_as_dcmtk_shows_them(
+    photometric: str, shape: str | None, bits: int, tmp_path: pathlib.Path
+) -> None:
+    if shape is not None and bits != 12:
+        pytest.skip("polarity does not depend on the depth")
+    data = made.dicom(bits=bits, PhotometricInterpretation=photometric, PresentationLUTShape=shape)
+    (tmp_path / "in.dcm").write_bytes(data)
+    expected = dcmtk(tmp_path / "in.dcm", tmp_path, "+Wi", "1")
+    np.testing.assert_allclose(shown(data), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("center_width", [(2000, 1500), (2000, 2), (2000, 1), (-100, 900)])
+@pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
+def test_windows_as_dcmtk(center_width: tuple[float, float], function: str, tmp_path: pathlib.Path) -> None:
+    center, width = center_width
+    data = made.dicom(
+        WindowCenter=center, WindowWidth=width, VOILUTFunction=function, RescaleSlope=1, RescaleIntercept=-1024
+    )
+    (tmp_path / "in.dcm").write_bytes(data)
+    np.testing.assert_allclose(shown(data), dcmtk(tmp_path / "in.dcm", tmp_path, "+Wi", "1"), atol=4e-5)
+
+
+def test_left_aligned_values_as_dcmtk(tmp_path: pathlib.Path) -> None:
+    film = made.film(bits=10)
+    data = made.dicom(film << 6, bits=10, HighBit=15)
+    (tmp_path / "in.dcm").write_bytes(data)
+    np.testing.assert_allclose(shown(data), dcmtk(tmp_path / "in.dcm", tmp_path, "+Wi", "1"), atol=2e-5)
+    np.testing.assert_array_equal(shown(data), shown(made.dicom(film, bits=10)))
+
+
+# Against pydicom
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.dcm")), ids=lambda path: path.stem)
+def test_every_public_file_is_refused_or_read_as_pydicom_reads_it(path: pathlib.Path) -> None:
+    try:
+        film = read(path)
+    except InputError:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = pydicom.dcmread(path)
+    assert film.pixels.shape == (ds.Rows, ds.Columns)
+    assert film.patient_id == (str(ds.PatientID).strip() or None)
+    assert film.study_instance_uid == ds.StudyInstanceUID
+    assert film.sop_instance_uid == ds.SOPInstanceUID
+    assert film.modality == ds.Modality
+    assert film.bits == ds.BitsStored
+
+
+@pytest.mark.parametrize("name", ["RG1", "RG3"])
+def test_public_lossless_films_are_the_same_film(name: str) -> None:
+    plain, coded = read(DATA / f"{name}_UNCR.dcm"), read(DATA / f"{name}_J2KR.dcm")
+    assert plain.pixels.tobytes() == coded.pixels.tobytes()
+    lossy = read(DATA / f"{name}_J2KI.dcm")
+    assert lossy.pixels.tobytes() == read(DATA / f"{name}_UNCI.dcm").pixels.tobytes()
+    assert "lossy compression" in lossy.notes
+
+
+# Transfer syntaxes
+
+
+@pytest.mark.parametrize("syntax", [*made.NATIVE, *made.CODED_LOSSLESS])
+@pytest.mark.parametrize(("bits", "small"), [(8, True), (8, False), (10, False), (12, False), (15, False), (16, False)])
+def test_each_lossless_syntax_gives_the_same_bytes(syntax: str, bits: int, small: bool) -> None:
+    film = made.film(37, 31, bits)
+    stored = film.astype(np.uint8) if small else film
+    expected = read(made.dicom(film, bits=bits)).pixels.tobytes()
+    assert read(made.dicom(stored, bits=bits, syntax=syntax)).pixels.tobytes() == expected
+
+
+@pytest.mark.parametrize("syntax", [*made.NATIVE, *made.CODED_LOSSLESS])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_signed_values_in_each_lossless_syntax(syntax: str, bits: int) -> None:
+    film = made.film(20, 24, bits).astype(np.int64)
+    codes = ((film - (1 << (bits - 1))) & ((1 << bits) - 1)).astype(np.uint16)
+    data = made.dicom(codes, bits=bits, syntax=syntax, PixelRepresentation=1, WindowCenter=0, WindowWidth=2.0**bits)
+    np.testing.assert_allclose(shown(data), window(film - 2.0 ** (bits - 1), 0, 2.0**bits), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [("dcmcjpeg", ["+e1"]), ("dcmcjpeg", ["+el", "+sv", "4"]), ("dcmcjpls", []), ("dcmcrle", [])],
+    ids=["jpeg-lossless-sv1", "jpeg-lossless", "jpeg-ls", "rle"],
+)
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_transcodes_of_dcmtk_give_the_same_bytes(
+    program: str, options: list[str], bits: int, tmp_path: pathlib.Path
+) -> None:
+    film = made.film8(40, 33) if bits == 8 else made.film(40, 33, bits)
+    data = made.dicom(film, bits=bits)
+    (tmp_path / "in.dcm").write_bytes(data)
+    run(program, *options, tmp_path / "in.dcm", tmp_path / "coded.dcm")
+    coded = read(tmp_path / "coded.dcm")
+    assert coded.pixels.tobytes() == read(data).pixels.tobytes()
+    assert "lossy compression" not in coded.notes
+
+
+def test_a_large_film_in_rle_of_dcmtk(tmp_path: pathlib.Path) -> None:
+    run("dcmcrle", DATA / "RG3_UNCR.dcm", tmp_path / "coded.dcm")
+    assert read(tmp_path / "coded.dcm").pixels.tobytes() == read(DATA / "RG3_UNCR.dcm").pixels.tobytes()
+
+
+def test_baseline_jpeg() -> None:
+    film = made.film8()
+    result = read(made.dicom(film, bits=8, syntax=JPEGBaseline8Bit))
+    assert "lossy compression" in result.notes
+    assert np.abs(result.pixels / 257.0 - film).max() < 8
+
+
+def test_odd_8_bit_film_in_big_endian_words() -> None:
+    film = made.film8(5, 3)
+    data = film.tobytes() + b"\0"
+    swapped = np.frombuffer(data, np.uint16).byteswap().tobytes()
+    file = made.dicom(film, bits=8, syntax=ExplicitVRBigEndian)
+    file = file.replace(b"\x7f\xe0\x00\x10OB", b"\x7f\xe0\x00\x10OW").replace(data, swapped)
+    np.testing.assert_array_equal(read(file).pixels, read(made.dicom(film, bits=8)).pixels)
+
+
+def test_a_file_that_contradicts_its_transfer_syntax_is_read_as_it_is_written() -> None:
+    explicit, implicit = made.dicom(), made.dicom(syntax=ImplicitVRLittleEndian)
+    # The same length, so that the meta information stays true.
+    wrong = explicit.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0", 1)
+    assert read(wrong).pixels.tobytes() == read(implicit).pixels.tobytes()
+
+
+def test_without_preamble_and_meta_information() -> None:
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian):
+        data = made.dicom(syntax=syntax)
+        body = data[data.index(b"\x08\0\x16\0" if syntax != ExplicitVRBigEndian else b"\0\x08\0\x16") :]
+        assert is_dicom(body[:512])
+        assert read(body).pixels.tobytes() == read(data).pixels.tobytes()
+    assert read(made.dicom()[132:]).pixels.shape == (48, 40)
+
+
+# Pixel rules
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_stray_bits_are_masked(bits: int) -> None:
+    film = made.film(bits=bits)
+    assert (
+        shown(made.dicom(film | 0xF000 & ~((1 << bits) - 1), bits=bits)).tolist()
+        == shown(made.dicom(film, bits=bits)).tolist()
+    )
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("center_width", [(300.0, 400.0), (300.0, 2.0), (300.5, 1.0)])
+def test_window_formulas(function: str, center_width: tuple[float, float]) -> None:
+    center, width = center_width
+    values = np.arange(1024.0)
+    expected = {
+        "LINEAR": window(values, center, width) if width > 1 else (values > center - 0.5).astype(float),
+        "LINEAR_EXACT": np.clip((values - center) / width + 0.5, 0, 1),
+        "SIGMOID": 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))),
+    }[function]
+    result = apply_window(values, center, width, function)
+    assert result is not None
+    np.testing.assert_allclose(result, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("function", "width"), [("LINEAR", 0.5), ("LINEAR_EXACT", 0.0), ("SIGMOID", -1.0), ("X", 9.0)])
+def test_a_window_that_is_not_usable_gives_way_to_the_films_range(function: str, width: float) -> None:
+    film = read(made.dicom(WindowWidth=width, VOILUTFunction=function))
+    assert film.notes == ("window in the header not usable", "window from the film's own range")
+
+
+def test_no_window_uses_percentiles_without_padding() -> None:
+    codes = np.full((100, 100), 4000, np.uint16)
+    codes[10:90, 10:90] = np.linspace(500, 1500, 6400).reshape(80, 80)
+    film = read(made.dicom(codes, WindowCenter=None, WindowWidth=None, PixelPaddingValue=4000))
+    low, high = np.quantile(codes[10:90, 10:90], [0.005, 0.995])
+    expected = np.clip((codes - low) / (high - low), 0, 1)
+    expected[codes == 4000] = 0
+    np.testing.assert_allclose(film.pixels / 65535, expected, atol=2e-3)
+    assert (
+        film.notes == ("padding painted black", "window from the film's own range")
+        or "padding painted black" in film.notes
+    )
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_in_both_polarities(photometric: str) -> None:
+    codes = made.film()
+    codes[:5] = 4000
+    codes[5:8] = 4050
+    film = read(
+        made.dicom(codes, PhotometricInterpretation=photometric, PixelPaddingValue=4000, PixelPaddingRangeLimit=4095)
+    )
+    assert not film.pixels[:8].any()
+    assert film.pixels[8:].any()
+
+
+def test_signed_padding_is_compared_before_the_rescale() -> None:
+    values = made.film().astype(np.int64) - 2048
+    values[0] = -2000
+    file = made.dicom(
+        (values & 0xFFFF).astype(np.uint16),
+        bits=16,
+        PixelRepresentation=1,
+        PixelPaddingValue=-2000,
+        RescaleSlope=2,
+        RescaleIntercept=5000,
+        WindowCenter=5000,
+        WindowWidth=8192,
+    )
+    film = read(file)
+    assert not film.pixels[0].any()
+    expected = window(values * 2.0 + 5000, 5000, 8192)
+    expected[values == -2000] = 0
+    np.testing.assert_allclose(film.pixels / 65535, expected, atol=1e-5)
+
+
+def test_first_of_several_windows() -> None:
+    film = read(made.dicom(WindowCenter=[1000, 2000, 3000], WindowWidth=[500, 600, 700]))
+    assert "first of 3 windows" in film.notes
+    np.testing.assert_array_equal(film.pixels, read(made.dicom(WindowCenter=1000, WindowWidth=500)).pixels)
+
+
+def test_rescale_slope_of_zero_is_ignored() -> None:
+    film = read(made.dicom(RescaleSlope=0, RescaleIntercept=0))
+    assert "rescale slope of zero ignored" in film.notes
+    np.testing.assert_array_equal(film.pixels, read(made.dicom()).pixels)
+
+
+def test_blank_film_is_black() -> None:
+    for photometric in ("MONOCHROME1", "MONOCHROME2"):
+        blank = np.full((20, 20), 7, np.uint16)
+        film = read(made.dicom(blank, PhotometricInterpretation=photometric, WindowCenter=None, WindowWidth=None))
+        assert not film.pixels.any()
+        assert "blank: one grey level" in film.notes
+    padded = read(made.dicom(np.full((20, 20), 7, np.uint16), WindowCenter=None, PixelPaddingValue=7))
+    assert not padded.pixels.any()
+
+
+def lut(descriptor: list[int], entries: bytes) -> list[pydicom.Dataset]:
+    item = pydicom.Dataset()
+    item.LUTDescriptor = descriptor
+    item["LUTDescriptor"].VR = "US"
+    item.LUTData = entries
+    item["LUTData"].VR = "OW"
+    return [item]
+
+
+def test_voi_lut_wins_over_a_window() -> None:
+    curve = (np.linspace(0, 1, 4096) ** 2 * 1023).astype("<u2")
+    film = made.film()
+    data = made.dicom(film, VOILUTSequence=lut([4096, 0, 10], curve.tobytes()))
+    np.testing.assert_allclose(shown(data), curve[film] / 1023.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_lut_of_65536_entries_and_a_negative_first_value(syntax: str) -> None:
+    curve = np.arange(65536, dtype="<u2")
+    codes = made.film(bits=16)
+    data = made.dicom(
+        codes, bits=16, syntax=syntax, PixelRepresentation=1, ModalityLUTSequence=lut([0, 32768, 16], curve.tobytes()),
+        WindowCenter=32768, WindowWidth=65536,
+    )  # fmt: skip
+    np.testing.assert_allclose(shown(data), (codes.astype(np.int16) + 32768.0) / 65535, atol=1e-5)
+
+
+def test_lut_of_8_bit_entries() -> None:
+    curve = np.arange(256, dtype=np.uint8)[::-1]
+    film = made.film8()
+    data = made.dicom(film, bits=8, VOILUTSequence=lut([256, 0, 8], curve.tobytes()))
+    np.testing.assert_allclose(shown(data), curve[film] / 255.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "entries"),
+    [
+        ([4096, 0], b"\0" * 8192),
+        ([4096, 0, 40], b"\0" * 8192),
+        ([4096, 0, 12], b"\0" * 100),
+        ([4096, 0, 12], b"\0" * 5000),
+    ],
+)
+def test_damaged_lookup_tables_are_refused(descriptor: list[int], entries: bytes) -> None:
+    with pytest.raises(InputError, match=r"lookup table \(0028,300[26]\) is damaged"):
+        read(made.dicom(VOILUTSequence=lut(descriptor, entries)))
+
+
+def test_damaged_lookup_sequence_is_refused() -> None:
+    body = made.dicom()
+    broken = made.element(0x00283010, b"SQ", b"\0" * 8)
+    cut = body.index(b"\xe0\x7f\x10\0OW")
+    with pytest.raises(InputError, match=r"sequence \(0028,3010\) is damaged"):
+        read(body[:cut] + broken + body[cut:])
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted", "noted"),
+    [
+        ("MONOCHROME1", None, True, False),
+        ("MONOCHROME2", None, False, False),
+        ("MONOCHROME1", "INVERSE", True, False),
+        ("MONOCHROME2", "IDENTITY", False, False),
+        ("MONOCHROME1", "IDENTITY", False, True),
+        ("MONOCHROME2", "INVERSE", True, True),
+    ],
+)
+def test_polarity(photometric: str, shape: str | None, inverted: bool, noted: bool) -> None:
+    film = read(made.dicom(PhotometricInterpretation=photometric, PresentationLUTShape=shape))
+    plain = read(made.dicom()).pixels.astype(int)
+    assert np.abs(film.pixels - (65535 - plain if inverted else plain)).max() <= 1
+    assert any(note.startswith("polarity in doubt") for note in film.notes) is noted
+
+
+def test_unknown_presentation_lut_shape_is_ignored_and_noted() -> None:
+    film = read(made.dicom(PresentationLUTShape="LIN OD"))
+    assert "unknown presentation LUT shape ignored" in film.notes
+
+
+# What the film is
+
+
+@pytest.mark.parametrize(
+    ("orientation", "code"),
+    [("L\\F", 1), ("R\\F", 2), ("R\\H", 3), ("L\\H", 4), ("A\\F", 1), ("P\\F", 1), ("RF\\F", 1), ("R", 1), (None, 1)],
+)
+def test_patient_orientation(orientation: str | None, code: int) -> None:
+    value = None if orientation is None else orientation.split("\\")
+    film = read(made.dicom(PatientOrientation=value))
+    assert film.orientation == code
+    assert ("turned by patient orientation" in film.notes) is (code != 1)
+    np.testing.assert_array_equal(film.pixels, orient(read(made.dicom()).pixels, code))
+
+
+def test_mirrored_public_film_is_flipped() -> None:
+    film = read(DATA / "RG3_UNCR.dcm")
+    assert film.orientation == 2
+    assert film.spacing_mm is None or min(film.spacing_mm) > 0
+
+
+def test_field_of_view_flip_is_not_done_again() -> None:
+    film = read(made.dicom(FieldOfViewHorizontalFlip="YES", FieldOfViewRotation=90, PatientOrientation=["L", "F"]))
+    np.testing.assert_array_equal(film.pixels, read(made.dicom()).pixels)
+
+
+@pytest.mark.parametrize(
+    ("elements", "spacing", "note"),
+    [
+        ({"PixelSpacing": [0.2, 0.3]}, (0.2, 0.3), None),
+        ({"PixelSpacing": [0.0, 0.0]}, None, "pixel spacing of zero or unreadable, ignored"),
+        ({"PixelSpacing": [0.2]}, None, "pixel spacing of zero or unreadable, ignored"),
+        ({"ImagerPixelSpacing": [0.2, 0.2]}, None, "pixel spacing known at the detector only"),
+        (
+            {"ImagerPixelSpacing": [0.2, 0.2], "PixelSpacing": [0.2, 0.2]},
+            None,
+            "pixel spacing known at the detector only",
+        ),
+        (
+            {
+                "ImagerPixelSpacing": [0.2, 0.2],
+                "PixelSpacing": [0.2, 0.2],
+                "PixelSpacingCalibrationType": "GEOMETRY",
+            },
+            (0.2, 0.2),
+            None,
+        ),
+        ({}, None, None),
+    ],
+)
+def test_spacing(elements: dict[str, Any], spacing: tuple[float, float] | None, note: str | None) -> None:
+    film = read(made.dicom(**elements))
+    assert film.spacing_mm == spacing
+    assert film.notes == (() if note is None else (note,))
+
+
+def test_identity() -> None:
+    film = read(made.dicom())
+    assert (film.patient_id, film.modality, film.body_part_examined, film.view_position) == (
+        made.PATIENT_ID,
+        "CR",
+        "CHEST",
+        "PA",
+    )
+    assert (film.source_format, film.bits, film.sop_class_uid) == ("dicom", 12, "1.2.840.10008.5.1.4.1.1.1")
+    assert film.series_instance_uid == "1.2.826.0.1.3680043.10.1.2"
+    assert made.PATIENT_ID not in repr(film)
+    assert "lossy compression" in read(made.dicom(LossyImageCompression="01")).notes
+
+
+def test_read_patient_id(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "film"
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, DeflatedExplicitVRLittleEndian):
+        path.write_bytes(made.dicom(syntax=syntax))
+        assert read_patient_id(path) == made.PATIENT_ID
+    path.write_bytes(made.dicom(PatientID=""))
+    assert read_patient_id(str(path)) is None
+    path.write_bytes(made.dicom(SpecificCharacterSet="ISO_IR 144", PatientID="Їжак"))
+    assert read_patient_id(path) == "Їжак"
+    path.write_bytes(b"hello")
+    with pytest.raises(InputError, match="not a DICOM file"):
+        read_patient_id(path)
+    with pytest.raises(InputError, match="cannot be opened"):
+        read_patient_id(tmp_path / "missing")
+
+
+def test_is_dicom() -> None:
+    assert is_dicom(made.dicom()[:132])
+    assert not is_dicom(b"")
+    assert not is_dicom(made.png(made.film8())[:512])
+    assert not is_dicom(b"\x08\0" * 200)
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"NumberOfFrames": 2}, "several frames"),
+        ({"SamplesPerPixel": 3}, "in colour"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
+        ({"BitsAllocated": 32}, "allocates 32 bits"),
+        ({"SOPClassUID": "1.2.840.10008.1.3.10", "FileSetID": "X", "DirectoryRecordSequence": []}, "DICOMDIR"),
+    ],
+)
+def test_sound_but_not_analysed(elements: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnsupportedImageError, match=reason):
+        read(made.dicom(**elements))
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"PhotometricInterpretation": None}, "lacks Photometric Interpretation"),
+        ({"Rows": None}, "lacks Rows"),
+        ({"Columns": 0}, "has no pixels: 48 rows x 0 columns"),
+        ({"Rows": 60000}, "too large: 60000 rows x 40 columns; at most 10000 a side and 100 million pixels"),
+        ({"Rows": 480}, "cut short: 480 x 40 pixels need 38400 bytes, and 3840 are there"),
+        ({"BitsStored": 17}, "contradicts itself: Bits Allocated 16, Bits Stored 17"),
+        ({"HighBit": 5}, "contradicts itself: Bits Allocated 16, Bits Stored 12, High Bit 5"),
+        ({"PixelRepresentation": 2}, "Expected Pixel Representation to be 0 or 1, but got 2"),
+    ],
+)
+def test_contradictory_headers(elements: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        read(made.dicom(**elements))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "reason"),
+    [
+        ("1.2.840.10008.1.2.4.102", "is a video"),
+        ("1.2.840.10008.1.2.4.201", r"coding that is not read \(transfer syntax 1\.2\.840\.10008\.1\.2\.4\.201\)"),
+        ("NOBODY^MADE", r"transfer syntax not a UID"),
+    ],
+)
+def test_other_transfer_syntaxes(syntax: str, reason: str) -> None:
+    body = made.dicom(syntax=RLELossless)
+    body = body[body.index(b"\x08\0\x16\0") :]
+    with pytest.raises(UnsupportedImageError, match=reason):
+        read(made.part10(body, syntax=syntax))
+
+
+def test_no_image_in_it() -> None:
+    body = made.element(0x00080060, b"CS", b"SR") + made.element(0x00100020, b"LO", b"X ")
+    with pytest.raises(UnsupportedImageError, match="holds no image"):
+        read(made.part10(body))
+    with pytest.raises(UnsupportedImageError, match="pixels that are fractions"):
+        read(made.part10(body + made.element(0x7FE00008, b"OW", b"\0\0\0\0") + b""))
+
+
+def test_no_transfer_syntax() -> None:
+    data = made.part10(made.element(0x00100020, b"LO", b"X "), syntax="")
+    with pytest.raises(InputError, match="does not name its transfer syntax"):
+        read(data)
+
+
+def test_12_bit_lossy_jpeg() -> None:
+    coded = b"\xff\xd8" + struct.pack(">2sHBHHBBBB", b"\xff\xc1", 11, 12, 48, 40, 1, 1, 0x11, 0)
+    coded += struct.pack(">2sHBBBBBB", b"\xff\xda", 8, 1, 1, 0, 0, 63, 0) + b"\0\xff\xd9"
+    with pytest.raises(UnsupportedImageError, match="12-bit lossy JPEG"):
+        read(made.dicom(syntax=JPEGExtended12Bit, raw=coded))
+
+
+@pytest.mark.parametrize("preamble", [b"MZ", b"\x7fELF", b"#!/bin/sh\n", b"PK\x03\x04", b"%PDF-1.7"])
+def test_polyglots(preamble: bytes) -> None:
+    with pytest.raises(InputError, match="first 128 bytes are not empty"):
+        read(preamble.ljust(128, b"\0") + made.dicom()[128:])
+
+
+@pytest.mark.parametrize("preamble", [b"II*\0", b"MM\0*"])
+def test_a_tiff_preamble_is_welcome(preamble: bytes) -> None:
+    assert read(preamble.ljust(128, b"\1") + made.dicom()[128:]).source_format == "dicom"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "raw", "elements", "reason"),
+    [
+        (
+            JPEG2000Lossless,
+            b"",
+            {"Rows": 8, "Columns": 8},
+            "compressed image is 48 x 40 pixels, but the DICOM header says",
+        ),
+        (JPEGLSLossless, b"", {"Rows": 49}, "compressed image is 48 x 40 pixels"),
+        (JPEG2000Lossless, b"junk" * 30, {}, "own header does not begin as a JPEG 2000"),
+        (JPEGLSLossless, b"junk" * 30, {}, "own header does not begin as a JPEG does"),
+        (JPEGLSLossless, b"\xff\xd8junk" * 30, {}, "own header is damaged"),
+        (JPEGLSLossless, b"\xff\xd8\xff\xf7\xff\xff", {}, "own header is cut short"),
+        (JPEGLossless, made.frame(made.film(), JPEGLSLossless, 12), {}, "not of the JPEG process"),
+        (JPEGBaseline8Bit, made.frame(made.film(), JPEGLSLossless, 12), {}, "not of the JPEG process"),
+        (JPEG2000Lossless, made.frame(made.film(), JPEG2000Lossless, 12)[:-200], {}, "cut short: they have no end"),
+        (JPEGLSLossless, made.frame(made.film(), JPEGLSLossless, 12)[:300] + b"\xff\xd9", {}, "cannot be decoded"),
+        (RLELossless, b"\0" * 20, {}, "own header is cut short"),
+        (RLELossless, b"\1" + b"\0" * 99, {}, "describes 1 segments where the pixels need 2"),
+        (RLELossless, struct.pack("<16L", 2, 64, 9999, *[0] * 13) + b"\0" * 99, {}, "segments outside its data"),
+        (RLELossless, struct.pack("<16L", 2, 64, 70, *[0] * 13) + b"\0" * 99, {}, "more pixels than its data can hold"),
+        (
+            RLELossless,
+            struct.pack("<16L", 2, 64, 1064, *[0] * 13) + b"\x80" * 2000,
+            {},
+            "more pixels than its data hold",
+        ),
+        (RLELossless, b"", {"HighBit": 15}, "High Bit above Bits Stored in a compressed image"),
+    ],
+)
+def test_codestreams_that_contradict_the_header(syntax: str, raw: bytes, elements: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        read(made.dicom(syntax=syntax, raw=raw, **elements))
+
+
+def test_codestreams_in_colour_too_deep_or_doubled() -> None:
+    colour = made.jpeg(np.zeros((48, 40, 3), np.uint8))
+    with pytest.raises(UnsupportedImageError, match="in colour, though the DICOM header says grey"):
+        read(made.dicom(made.film8(), bits=8, syntax=JPEGBaseline8Bit, raw=colour))
+    deep = made.frame(made.film(bits=16), JPEGLSLossless, 16)
+    with pytest.raises(InputError, match="16 bits a pixel, but the DICOM header allocates 8"):
+        read(made.dicom(made.film8(), bits=8, syntax=JPEGLSLossless, raw=deep))
+    doubled = deep[:2] + deep[2:15] + deep[2:]
+    with pytest.raises(InputError, match="describes 2 frames, not one"):
+        read(made.dicom(syntax=JPEGLSLossless, raw=doubled))
+    tiles = bytearray(made.frame(made.film(), JPEG2000Lossless, 12))
+    tiles[24:32] = b"\0" * 8
+    with pytest.raises(InputError, match="subsampled or empty tiles"):
+        read(made.dicom(syntax=JPEG2000Lossless, raw=bytes(tiles)))
+    wide = bytearray(made.frame(made.film(300, 300), JPEG2000Lossless, 12))
+    wide[24:32] = struct.pack(">LL", 1, 1)
+    with pytest.raises(InputError, match="more tiles than the standard allows"):
+        read(made.dicom(made.film(300, 300), syntax=JPEG2000Lossless, raw=bytes(wide)))
+
+
+def test_damaged_encapsulation() -> None:
+    data = made.dicom(syntax=RLELossless)
+    end = b"\xfe\xff\xdd\xe0\0\0\0\0"
+    head = data[: data.rindex(b"\xe0\x7f\x10\0OB") + 12]
+    for body, reason in (
+        (data.removesuffix(end), "compressed pixels have no end"),
+        (data[:-100], "a fragment of its pixels is not complete"),
+        (head + b"\xfe\xff\0\xe0\0\0\0\0" + end, "compressed pixels are empty"),
+        (head + b"\x08\0\x05\0\0\0\0\0" + end, "a fragment is not where it should be"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            read(body)
+    many = head + b"\xfe\xff\0\xe0\0\0\0\0" * 40 + end
+    with pytest.raises(InputError, match="too many fragments"):
+        read(many, limits=Limits(max_elements=30))
+    plain = made.dicom()
+    with pytest.raises(InputError, match="compressed, but the DICOM header says they are not"):
+        read(data.replace(RLELossless.encode() + b"\0", b"1.2.840.10008.1.2\0", 1))
+    with pytest.raises(InputError, match="not compressed, but the DICOM header says they are"):
+        read(made.part10(plain[plain.index(b"\x08\0\x16\0") :], syntax=RLELossless))
+
+
+def test_damaged_elements() -> None:
+    for body, reason in (
+        (b"\x08\0\x05\0" + b"\0" * 20, "no value representation there|damaged"),
+        (made.element(0x00080060, b"CS", b"CR", length=500), "longer than what is left"),
+        (made.element(0x00080060, b"CS", b"CR") + b"\x08\0\x61", "ends in the middle of an element"),
+        (made.element(0x00080060, b"CS", b"CR") + b"\x08\0\x61\0UT\0\0", "ends in the middle of an element"),
+        (made.element(0x00080060, b"CS", b"CR") + b"\xfe\xff\0\xe0\0\0\0\0", "an item outside a sequence"),
+        (made.element(0x00080060, b"CS", b"CR") + b"\x08\0\x61\0\1\2\0\0", "no value representation there"),
+        (made.element(0x00081115, b"SQ", b"\x08\0\x05\0\0\0\0\0", length=0xFFFFFFFF), "no sequence item"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            read(made.part10(body))
+    with pytest.raises(InputError, match="meta information is damaged or cut short"):
+        read(made.part10(b"")[:150] + b"\xff" * 4)
+    with pytest.raises(InputError, match="odd_last"), pytest.MonkeyPatch.context():
+        raise InputError("x", "odd_last")
+
+
+def test_too_many_or_too_long_elements() -> None:
+    many = made.element(0x00080061, b"CS", b"CR") * 50
+    with pytest.raises(InputError, match="more than 40 elements before its pixels"):
+        read(made.part10(many), limits=Limits(max_elements=40))
+    with pytest.raises(InputError, match=r"element \(0010,0020\) is longer than 1000 bytes"):
+        read(made.dicom(PatientID="9" * 2000), limits=Limits(max_element_bytes=1000))
+
+
+# Bombs: refused at once and for nothing
+
+
+def refused_cheaply(data: bytes, reason: str) -> None:
+    tracemalloc.start()
+    began = perf_counter()
+    try:
+        with pytest.raises(InputError, match=reason):
+            read(data)
+        took, peak = perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert took < 2.0
+    assert peak < 50_000_000
+
+
+def nested(depth: int) -> bytes:
+    opened = made.element(0x00081115, b"SQ", b"", length=0xFFFFFFFF) + b"\xfe\xff\0\xe0\xff\xff\xff\xff"
+    return made.element(0x00080060, b"CS", b"CR") + opened * depth
+
+
+def big_jpeg_2000(side: int) -> bytes:
+    coded = bytearray(made.frame(made.film(), JPEG2000Lossless, 12))
+    coded[8:16] = coded[24:32] = struct.pack(">LL", side, side)
+    return made.dicom(syntax=JPEG2000Lossless, raw=bytes(coded), Rows=side, Columns=side)
+
+
+def tiny_rle(side: int) -> bytes:
+    coded = struct.pack("<16L", 2, 64, 68, *[0] * 13) + b"\x81\0\x81\0" * 2
+    return made.dicom(syntax=RLELossless, raw=coded, Rows=side, Columns=side)
+
+
+def deflated() -> bytes:
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    head = made.element(0x00080060, b"CS", b"CR") + made.element(0x7FE00010, b"OW", b"", length=64_000_000)
+    body = deflate.compress(head) + b"".join(deflate.compress(bytes(1_000_000)) for _ in range(64)) + deflate.flush()
+    return made.part10(body, syntax=DeflatedExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize(
+    ("bomb", "reason"),
+    [
+        (lambda: tiny_rle(65535), "too large: 65535 rows"),
+        (lambda: tiny_rle(9999), "grow more than 1000 times"),
+        (lambda: tiny_rle(1000), "more pixels than its data can hold"),
+        (lambda: big_jpeg_2000(60000), "too large: 60000 rows"),
+        (lambda: big_jpeg_2000(9999), "grow more than 1000 times"),
+        (lambda: made.dicom(Rows=65535, Columns=65535), "too large"),
+        (lambda: made.dicom(Rows=9999, Columns=9999), "cut short: 9999 x 9999 pixels"),
+        (lambda: made.dicom(NumberOfFrames=100000), "several frames"),
+        (deflated, "grows to more than 16 MB"),
+        (lambda: made.part10(nested(5000)), "nests more than 32 sequences"),
+        (lambda: made.part10(made.element(0x00104020, b"UT", b"abc", length=0xFFFFFFF0)), "longer than what is left"),
+    ],
+    ids=[
+        "rle",
+        "rle-9999",
+        "rle-1000",
+        "j2k",
+        "j2k-9999",
+        "native",
+        "native-9999",
+        "frames",
+        "deflate",
+        "deep",
+        "long",
+    ],
+)
+def test_bombs(bomb: Callable[[], bytes], reason: str) -> None:
+    refused_cheaply(bomb(), reason)
+
+
+def test_damaged_deflate() -> None:
+    data = made.dicom(syntax=DeflatedExplicitVRLittleEndian)
+    start = data.index(DeflatedExplicitVRLittleEndian.encode()) + 22
+    with pytest.raises(InputError, match="deflated data have no end|deflated DICOM file is damaged"):
+        read(data[:-300])
+    meta = made.part10(b"", syntax=DeflatedExplicitVRLittleEndian)
+    with pytest.raises(InputError, match="deflated DICOM file is damaged"):
+        read(meta + b"\xff" * 50)
+    assert start < len(data)
+
+
+def test_sequences_as_deep_as_allowed_are_walked_over() -> None:
+    data = made.dicom()
+    opened = made.element(0x00081115, b"SQ", b"", length=0xFFFFFFFF) + b"\xfe\xff\0\xe0\xff\xff\xff\xff"
+    closed = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    cut = data.index(b"\x10\0\x10\0PN")
+    assert read(data[:cut] + opened * 20 + closed * 20 + data[cut:]).patient_id == made.PATIENT_ID
+
+
+# Conduct
+
+
+def test_messages_hold_nothing_of_the_patient() -> None:
+    data = made.dicom(syntax=RLELossless)
+    for cut in range(140, len(data), 97):
+        try:
+            read(data[:cut])
+        except InputError as error:
+            chain: BaseException | None = error
+            while chain is not None:
+                assert not any(word in str(chain) for word in UNSEEN)
+                chain = chain.__cause__
+
+
+def test_a_damaged_lossless_jpeg_does_not_end_the_process(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.dcm").write_bytes(made.dicom())
+    run("dcmcjpeg", tmp_path / "in.dcm", tmp_path / "coded.dcm")
+    data = (tmp_path / "coded.dcm").read_bytes()
+    jfif = data.index(b"JFIF\0")
+    # GDCM aborts on a JFIF revision that it does not know, unless it never sees it.
+    changed = data[: jfif + 5] + b"\xca" + data[jfif + 6 :]
+    assert read(changed).pixels.tobytes() == read(data).pixels.tobytes()
+
+
+def test_reading_in_threads_gives_the_same_and_leaves_the_warning_filters_alone() -> None:
+    files = [made.dicom(syntax=syntax) for syntax in (*made.NATIVE, *made.CODED_LOSSLESS)] * 4
+    expected = read(files[0]).pixels.tobytes()
+    filters = list(warnings.filters)
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        if read(files[index]).pixels.tobytes() != expected:
+            wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(files))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert warnings.filters == filters
+
+
+def test_read_dicom_leaves_the_data_alone() -> None:
+    data = made.dicom()
+    film = read_dicom(data, source="made", content_hash="0" * 64)
+    assert isinstance(film, Radiograph)
+    assert dataclasses.replace(film, notes=()).content_hash == "0" * 64
+    assert data == made.dicom()
+    assert pydicom.dcmread(io.BytesIO(data)).PatientID == made.PATIENT_ID
