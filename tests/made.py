@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import pathlib
+import shutil
 import struct
+import subprocess
 import zlib
 from typing import Any, cast
 
@@ -11,6 +14,7 @@ import jpeg_ls  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 import pydicom
+import pytest
 from openjpeg.utils import encode_pixel_data as encode_jpeg_2000
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
@@ -85,6 +89,11 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def frame(pixels: Array, syntax: str, bits: int) -> bytes:
     """Return one coded frame of grey pixels, uint8 or uint16."""
     rows, columns = pixels.shape
+    if syntax == RLELossless:
+        return rle(pixels)
+    # A coder of 8 bits takes them in single bytes, however many the file allocates.
+    if bits <= 8:
+        pixels = pixels.astype(np.uint8)
     common = {"rows": rows, "columns": columns, "samples_per_pixel": 1, "bits_stored": bits}
     if syntax == JPEGLSLossless:
         return bytes(jpeg_ls.encode_pixel_data(pixels.tobytes(), bits_allocated=8 * pixels.itemsize, **common))
@@ -94,8 +103,6 @@ def frame(pixels: Array, syntax: str, bits: int) -> bytes:
         return bytes(encode_jpeg_2000(pixels.tobytes(), bits_allocated=8 * pixels.itemsize, **common, **options))
     if syntax == JPEGBaseline8Bit:
         return jpeg(pixels, quality=95)
-    if syntax == RLELossless:
-        return rle(pixels)
     raise ValueError(f"Expected a syntax that is coded here, but got {syntax}.")
 
 
@@ -191,3 +198,10 @@ def part10(body: bytes, *, syntax: str = ExplicitVRLittleEndian, preamble: bytes
     meta = element(0x00020010, b"UI", uid)
     group_length = element(0x00020000, b"UL", struct.pack("<L", len(meta)))
     return preamble.ljust(128, b"\0") + b"DICM" + group_length + meta + body
+
+
+def run(program: str, *arguments: str | pathlib.Path) -> None:
+    """Run one of dcmtk's programs, or skip the test where it is not installed."""
+    if shutil.which(program) is None:
+        pytest.skip(f"dcmtk's {program} is not installed")
+    subprocess.run([program, *map(str, arguments)], check=True, capture_output=True)

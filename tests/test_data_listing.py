@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from rentgen.data.listing import list_images, parse_split
 from rentgen.errors import DataError, SettingError
@@ -24,11 +24,11 @@ def dicom(path: Path, patient: str, uid: str = "1.2.3") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     ds = Dataset()
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    ds.SOPInstanceUID = uid
+    ds.SOPInstanceUID = UID(uid)
     ds.PatientID = patient
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = uid
+    ds.file_meta.MediaStorageSOPInstanceUID = UID(uid)
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.save_as(path, enforce_file_format=True)
     return path
@@ -118,7 +118,7 @@ def test_a_second_copy_beside_the_parts_is_left_out(tmp_path: Path, caplog: pyte
 def test_a_strange_folder_beside_the_parts_is_refused(tmp_path: Path) -> None:
     for name in ("train/a/1.png", "extra/1.png"):
         png(tmp_path / name)
-    with pytest.raises(DataError, match="Beside the parts of the data in .* stands the folder 'extra' with 1 films"):
+    with pytest.raises(DataError, match=r"Beside the parts of the data in .* stands the folder 'extra' with 1 films"):
         list_images(tmp_path)
 
 
@@ -150,16 +150,18 @@ def test_junk_is_passed_over_and_strange_files_are_mentioned(tmp_path: Path, cap
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
     png(tmp_path / "elsewhere" / "1.png")
-    (tmp_path / "set" / "a").mkdir(parents=True)
+    png(tmp_path / "set" / "b" / "1.png")
+    (tmp_path / "set" / "a").mkdir()
+    (tmp_path / "set" / "a" / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "set" / "a" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set" / "a" / "loop").symlink_to(tmp_path / "set")
-    assert [r.label for r in list_images(tmp_path / "set").records] == ["a"]
+    assert [r.label for r in list_images(tmp_path / "set").records] == ["a", "b"]
 
 
 def test_nothing_to_list(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no films. Expected PNG, JPEG, TIFF or DICOM"):
+    with pytest.raises(DataError, match=r"holds no films\. Expected PNG, JPEG, TIFF or DICOM"):
         list_images(tmp_path)
-    with pytest.raises(DataError, match="is not there. Expected a folder of films or a CSV"):
+    with pytest.raises(DataError, match=r"is not there\. Expected a folder of films or a CSV"):
         list_images(tmp_path / "absent")
     with pytest.raises(DataError, match="is not a table in UTF-8"):
         list_images(png(tmp_path / "1.png"))
@@ -279,10 +281,10 @@ def test_csv_with_everything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_by_another_spreadsheet_and_base(tmp_path: Path, delimiter: str) -> None:
-    png(tmp_path / "films" / "плівка 1.png")
-    source = table(tmp_path / "set.csv", f"label{delimiter}path\r\nнорма{delimiter}плівка 1.png\r\n")
+    png(tmp_path / "films" / "знімок 1.png")
+    source = table(tmp_path / "set.csv", f'label{delimiter}path\r\n"легені"{delimiter}знімок 1.png\r\n')
     (record,) = list_images(source, base=tmp_path / "films").records
-    assert (record.path, record.label) == (tmp_path / "films" / "плівка 1.png", "норма")
+    assert (record.path, record.label) == (tmp_path / "films" / "знімок 1.png", "легені")
 
 
 def test_csv_of_dicom_takes_the_patient_from_the_files(tmp_path: Path) -> None:
@@ -328,5 +330,5 @@ def test_wrong_tables_are_refused(tmp_path: Path, text: str, message: str) -> No
 
 def test_parse_split() -> None:
     assert [parse_split(word) for word in ("TRAIN", " Valid ", "testing")] == list(Split)
-    with pytest.raises(DataError, match="Expected a part of the data, one of train, training, .* but got 'fold'"):
+    with pytest.raises(DataError, match=r"Expected a part of the data, one of train, training, .* but got 'fold'"):
         parse_split("fold")

@@ -2,23 +2,478 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import click
+import numpy as np
+import platformdirs
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rentgen import __version__
 from rentgen.errors import RentgenError
-from rentgen.records import DISCLAIMER, Evaluation, Prediction, Split, Status
-from rentgen.records import Progress as ProgressCall
+from rentgen.records import DISCLAIMER, Prediction, Split, Status
+from rentgen.terminal import (
+    card_table,
+    err,
+    open_text,
+    out,
+    prediction_line,
+    print_evaluation,
+    print_findings,
+    progress_bars,
+    write_json,
+)
+
+app = typer.Typer(
+    name="rentgen",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a folder of radiographs to a proven classifier. " + DISCLAIMER + "\n\n"
+    "Begin with `rentgen demo`: it draws films, trains, judges and explains a model in about two minutes.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Sets of films: known ones, and the audit of your own.")
+app.add_typer(data_app, name="data")
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="FILE.rentgen", help="A bundle that `rentgen train` wrote.")]
+DataArgument = Annotated[
+    Path,
+    typer.Argument(help="A folder of class folders, a CSV (path,label[,patient,split]) or a DICOM tree with a CSV."),
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--patient-pattern",
+        help="A regular expression whose first group is the patient in a file name, such as '^(P[0-9]+)_'.",
+    ),
+]
+PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: auto (bf16 where the processor has it), f32 or bf16.")]
+EngineOption = Annotated[str, typer.Option(help="Who runs the graph: openvino, or onnxruntime (an extra).")]
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        err.print("Stopped. What was computed is kept; the same command goes on from there.")
+        sys.exit(130)
+    except RentgenError as error:
+        err.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside.")] = False,
+) -> None:
+    """Set up what all commands share."""
+    if verbose:
+        logging.getLogger("rentgen").setLevel(logging.INFO)
+    if version:
+        out.print(f"rentgen {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--out", help="Where films, bundle and report go.")] = Path("rentgen-demo"),
+    films: Annotated[int, typer.Option(help="Drawn films of each of the three classes.", min=20)] = 240,
+    seed: Annotated[int, typer.Option(help="Of the drawing.")] = 0,
+) -> None:
+    """Walk the whole road on films drawn for it: draw, audit, train, judge, explain, report.
+
+    Needs nothing but the extra `train`: no data, no network.
+    """
+    from rentgen.images.phantom import write_set
+
+    data = directory / "films"
+    if not data.is_dir():
+        with progress_bars() as progress:
+            write_set(data, films=films, rng=np.random.default_rng(seed), progress=lambda d, t: progress("films", d, t))
+    bundle = directory / "demo.rentgen"
+    report = directory / "report"
+    train(data=data, destination=bundle, backbone="tf_efficientnet_lite0", report=report, cache=directory / "cache")
+    some = [str(path) for path in sorted(data.glob("*/*_1.png"))[:: max(1, films // 4)][:6]]
+    predict(bundle, [Path(path) for path in some], heatmaps=directory / "heatmaps")
+    out.print()
+    out.print("[bold]Done.[/] Open these:")
+    for what, path in (
+        ("the report", report / "report.html"),
+        ("the bundle", bundle),
+        ("heat maps", directory / "heatmaps"),
+        ("the films", data),
+    ):
+        out.print(f"  {what:<12} {path.resolve()}", highlight=False, soft_wrap=True)
+    out.print(
+        f"Next: rentgen predict {bundle} YOUR_FILM.png; rentgen train YOUR_FOLDER --out mine.rentgen", highlight=False
+    )
+    out.print(DISCLAIMER, style="dim")
+
+
+@app.command()
+def train(
+    data: DataArgument,
+    destination: Annotated[Path, typer.Option("--out", metavar="FILE.rentgen", help="The bundle to write.")],
+    recipe: Annotated[
+        str, typer.Option(help="`paper` (the study's recipe) or a TOML file of your own; see `rentgen recipe`.")
+    ] = "paper",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Any timm model. Default: resnet50 where its weights can be had, else tf_efficientnet_lite0."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The backbone's weights: safetensors or torch; or `random`.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many; early stopping may end sooner.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split, the initial weights and the order.", min=0)] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Films that only measure, in place of a part of DATA.", metavar="DATA")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the report goes. Default: beside the bundle.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where features are kept between runs.")] = None,
+    patient_pattern: PatternOption = None,
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(help="Licence and source of the films, for the card. May be given several times."),
+    ] = None,
+) -> None:
+    """Train a classifier on a folder of films, judge it, and write bundle and report.
+
+    The films are shared out by patient: training, validation (which chooses) and test (which only measures). Features
+    of the frozen backbone are computed once and cached, so that a second run takes seconds.
+    """
+    from rentgen.evaluate.report import Report
+    from rentgen.learn import recipe as recipes
+    from rentgen.learn.training import TrainingPlan
+    from rentgen.learn.training import train as run
+
+    plan = recipes.load(recipe)
+    if backbone is not None:
+        plan = plan.change("backbone", name=backbone)
+    if epochs is not None:
+        plan = plan.change("head", epochs=epochs)
+    if seed is not None:
+        plan = plan.change("head", seed=seed).change("data", seed=seed)
+    command = _command()
+    with progress_bars() as progress:
+        result = run(
+            TrainingPlan(
+                data=data,
+                out=destination,
+                recipe=plan,
+                cache=cache or _cache(),
+                test=test,
+                weights=weights,
+                patient_pattern=patient_pattern,
+                licences=tuple(licence or ()),
+                command=command,
+            ),
+            progress=progress,
+        )
+    card = result.bundle.card
+    if card.backbone["name"] != "resnet50" and plan.backbone.name == "auto":
+        err.print(
+            f"resnet50's weights could not be had; {card.backbone['name']} was used in its place.", style="yellow"
+        )
+    print_findings(result.audit.findings)
+    shown = result.test or result.validation
+    where = (
+        "test part, never used in training" if result.test else "validation part, which chose the model: it flatters"
+    )
+    print_evaluation(shown.evaluation, f"{destination.name} on its {where}")
+    files = _write_report(
+        Report(
+            card=card,
+            evaluation=shown.evaluation,
+            title=f"Training report: {card.name}",
+            data_path=str(data),
+            command=command,
+            created=_now(),
+            audit=result.audit,
+            mistakes=shown.mistakes,
+            examples=shown.examples,
+        ),
+        report or destination.parent / f"{destination.stem}-report",
+    )
+    out.print(f"Bundle: {destination}", highlight=False, soft_wrap=True)
+    out.print(f"Report: {files[0]}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    bundle: BundleArgument,
+    data: DataArgument,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write report.html, .md and .json there.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - for standard output.")
+    ] = None,
+    part: Annotated[
+        Split | None,
+        typer.Option(help="Only the films that stood in this part when the bundle was made (known by their content)."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of patients.", min=0, max=100_000)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    patient_pattern: PatternOption = None,
+    engine: EngineOption = "openvino",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Measure a bundle on a labelled set, with 95 % intervals over patients.
+
+    A set that trained or chose the model is stamped LEAKY. `--part test` measures on the part that did neither.
+    """
+    from rentgen.data.audit import audit, examine
+    from rentgen.data.listing import list_images
+    from rentgen.evaluate.judge import GALLERY, judge, select_part
+    from rentgen.evaluate.report import Report
+
+    predictor = _predictor(bundle, engine, precision)
+    listing = list_images(data, patient_pattern=patient_pattern)
+    with progress_bars(to_stderr=json_file == "-") as progress:
+        if part is not None:
+            hashes = examine(listing, progress=lambda done, total: progress("audit", done, total)).hashes
+            listing = select_part(listing, predictor, part, hashes)
+        found = judge(
+            predictor, listing, seed=seed, resamples=resamples, gallery=GALLERY if report else 0, progress=progress
+        )
+        examined = None
+        if report is not None:
+            examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
+    figures = found.evaluation
+    if json_file is not None:
+        write_json(figures.to_dict(), json_file)
+    if json_file != "-":
+        print_evaluation(figures, f"{bundle.name} on {data}" + (f" ({part} part)" if part else ""))
+    if report is not None and examined is not None:
+        files = _write_report(
+            Report(
+                card=predictor.card,
+                evaluation=figures,
+                title=f"Evaluation report: {predictor.card.name}",
+                data_path=str(data),
+                command=_command(),
+                created=_now(),
+                audit=audit(listing, examined),
+                mistakes=found.mistakes,
+                examples=found.examples,
+            ),
+            report,
+        )
+        err.print(f"Report: {files[0]}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    bundle: BundleArgument,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Films, or folders of films.")],
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="One JSON object a line, as results come; - for standard output."),
+    ] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the film with its heat map, in native size, as PNG.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Films per call of the engine.", min=1, max=1024)] = 1,
+    engine: EngineOption = "openvino",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Read films and say what the model sees, however many there are.
+
+    A file that cannot be read is reported and the others go on; the exit code is then 1.
+    """
+    predictor = _predictor(bundle, engine, precision, batch_size)
+    sources = _films(paths)
+    failed = total = 0
+    with open_text(json_file) as stream, progress_bars(to_stderr=True) as progress:
+        if json_file is None:
+            out.print(f"[bold]{'class':<18} probability  status        film[/]", highlight=False)
+        for prediction in predictor.predict_many(sources, maps=heatmaps is not None):
+            total += 1
+            failed += prediction.status is Status.ERROR
+            if heatmaps is not None and prediction.label is not None:
+                _write_overlay(prediction, heatmaps, total)
+            if stream is not None:
+                print(json.dumps(prediction.to_dict(), ensure_ascii=False), file=stream)
+            if json_file is None:
+                out.print(prediction_line(prediction), highlight=False, soft_wrap=True)
+            progress("predictions", total, max(total, len(sources)))
+    if json_file != "-":
+        out.print(DISCLAIMER, style="dim")
+    if failed:
+        err.print(f"[red]{failed} of {total} files could not be read.[/]")
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    bundle: BundleArgument,
+    verify: Annotated[bool, typer.Option("--verify", help="Replay the golden vectors, too.")] = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the whole card as JSON; - for standard output.")
+    ] = None,
+    engine: EngineOption = "openvino",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Show what a bundle says of itself; every hash is checked on the way."""
+    from rentgen import bundle as bundles
+
+    read = bundles.read(bundle)
+    card = read.card
+    if json_file is not None:
+        write_json(card.to_dict() | {"bundle_id": read.bundle_id}, json_file)
+        if json_file == "-":
+            return
+    out.print(card_table(card, read.bundle_id))
+    if verify:
+        predictor = _predictor(bundle, engine, precision)
+        out.print(f"Golden vectors replay in {predictor.session.precision} with {predictor.session.engine}.")
+    out.print(DISCLAIMER, style="dim")
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="A recipe that ships with the package, or a file.")] = "paper",
+) -> None:
+    """Print a recipe as TOML, to begin one of your own: `rentgen recipe paper > mine.toml`."""
+    from rentgen.learn import recipe as recipes
+
+    out.print(recipes.text(name), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the known sets: what they are, what they weigh, and their licence."""
+    from rentgen.data.catalog import DATA_SETS
+
+    table = Table("name", "films", "size", "classes", "licence", title="Known sets")
+    for item in DATA_SETS:
+        size = f"{item.approx_bytes / 1e9:.1f} GB" if item.approx_bytes else "?"
+        table.add_row(
+            f"[bold]{item.name}[/]",
+            f"{item.images:,}" if item.images else "?",
+            size,
+            ", ".join(item.classes) or "?",
+            item.licence or "unknown",
+        )
+    out.print(table)
+    out.print("Fetch one: rentgen data get NAME DIR", highlight=False)
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="As `rentgen data list` names it.")],
+    directory: Annotated[Path, typer.Argument(help="Where the films go.")],
+    finding: Annotated[
+        str | None, typer.Option(help="One finding against the rest, where the set has a table of findings.")
+    ] = None,
+    films: Annotated[int, typer.Option(help="Films of each class to draw (phantom only).", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of the drawing (phantom only).", min=0)] = 0,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Draw DICOM files, not PNG (phantom only).")] = False,
+) -> None:
+    """Fetch a known set, or say exactly how to fetch it by hand."""
+    from rentgen.data.catalog import find
+    from rentgen.data.fetch import GetOptions, get
+
+    found = find(name)
+    with progress_bars() as progress:
+        ready = get(
+            found,
+            directory,
+            progress=lambda done, total: progress("download", done, total or 0),
+            options=GetOptions(finding=finding, films=films, seed=seed, dicom=dicom),
+        )
+    out.print(f"{found.title}: {found.licence or 'licence unknown'}", highlight=False)
+    out.print(f"Next: rentgen train {shlex.quote(str(ready))} --out {name}.rentgen", highlight=False, soft_wrap=True)
+
+
+@data_app.command("audit")
+def data_audit(
+    data: DataArgument,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all of it as JSON; - for standard output.")
+    ] = None,
+    patient_pattern: PatternOption = None,
+) -> None:
+    """Look for unreadable files, duplicates, patients on both sides, imbalance and shortcuts before training."""
+    from rentgen.data.audit import audit, describe, examine
+    from rentgen.data.listing import list_images
+
+    listing = list_images(data, patient_pattern=patient_pattern)
+    with progress_bars(to_stderr=json_file == "-") as progress:
+        examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
+    found = audit(listing, examined)
+    if json_file is not None:
+        write_json(found.to_dict(), json_file)
+    if json_file != "-":
+        out.print(describe(found), markup=False, highlight=False, soft_wrap=True)
+
+
+def _predictor(bundle: Path, engine: str, precision: str, batch_size: int = 1) -> Any:  # noqa: ANN401
+    from rentgen.engine.predictor import Predictor
+    from rentgen.engine.session import EngineName, Precision
+
+    try:
+        names = EngineName(engine), Precision(precision)
+    except ValueError as error:
+        raise click.UsageError(f"{error}. Engines: openvino, onnxruntime. Precisions: auto, f32, bf16.") from error
+    return Predictor.load(bundle, engine=names[0], precision=names[1], batch_size=batch_size)
+
+
+def _films(paths: list[Path]) -> list[Path]:
+    from rentgen.data.listing import list_images
+
+    films: list[Path] = []
+    for path in paths:
+        films += [record.path for record in list_images(path).records] if path.is_dir() else [path]
+    return films
+
+
+def _write_overlay(prediction: Prediction, folder: Path, number: int) -> None:
+    from rentgen.engine.predictor import heat_map
+    from rentgen.images.overlay import CAPTION, encode_png, overlay
+    from rentgen.images.read import read
+
+    folder.mkdir(parents=True, exist_ok=True)
+    painted = overlay(read(prediction.path).pixels, heat_map(prediction), caption=CAPTION)
+    (folder / f"{number:06d}-{Path(prediction.path).stem}.png").write_bytes(encode_png(painted))
+
+
+def _write_report(report: Any, directory: Path) -> tuple[Path, ...]:  # noqa: ANN401
+    from rentgen.evaluate.report import write
+
+    return write(directory, report)
+
+
+def _cache() -> Path:
+    return Path(platformdirs.user_cache_dir("rentgen", appauthor=False))
+
+
+def _command() -> str:
+    return shlex.join(["rentgen", *sys.argv[1:]])
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

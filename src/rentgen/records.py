@@ -180,6 +180,9 @@ class Preprocessing:
                 raise SettingError(
                     f"Expected preprocessing {name} to be a whole number in [16, 4096], but got {value!r}."
                 )
+        if self.resize not in tuple(ResizeMode):
+            allowed = ", ".join(ResizeMode)
+            raise SettingError(f"Expected preprocessing resize to be one of {allowed}, but got {str(self.resize)!r}.")
         object.__setattr__(self, "resize", ResizeMode(self.resize))
 
     def to_dict(self) -> dict[str, Any]:

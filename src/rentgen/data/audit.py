@@ -329,8 +329,8 @@ def _find_counts(counts: Mapping[str, Counter[str]]) -> list[str]:
     if ranking and ranking[0][1] > IMBALANCE * ranking[-1][1]:
         (large, most), (small, least) = ranking[0], ranking[-1]
         findings.append(
-            f"{large} has {most} films and {small} {least}, {most / least:.0f} times fewer: accuracy alone will flatter; "
-            "read the recall of each class."
+            f"{large} has {most} films and {small} {least}, {most / least:.0f} times fewer: accuracy alone will "
+            "flatter; read the recall of each class."
         )
     for part, classes in counts.items():
         few = [f"{_count(classes[label], 'film')} of {label}" for label, _ in ranking if classes[label] < TINY]

@@ -5,19 +5,11 @@ A value of None, and the word "unknown", mean that no source could be found; not
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
 
-from rentgen.errors import DataError, SettingError
-from rentgen.records import Split
-
-LABELS_NAME = "labels.csv"
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"})
+from rentgen.errors import SettingError
 
 
 class Client(StrEnum):
@@ -41,7 +33,7 @@ class Published(StrEnum):
     NIH = "nih"
     """`Data_Entry_2017.csv`, with `test_list.txt` for the split."""
     RSNA = "rsna"
-    """`stage_2_train_labels.csv` and `stage_2_detailed_class_info.csv`."""
+    """`stage_2_detailed_class_info.csv`."""
     TB_NAMES = "tb-names"
     """The file's name ends with `_0` (normal) or `_1` (tuberculosis)."""
     IMAGE_FOLDERS = "image-folders"
@@ -55,22 +47,12 @@ class RemoteFile:
     Attributes:
         name: what to call it on this machine.
         urls: where it is, the preferred place first.
-        size_bytes: exact, or None where unknown.
         sha256: in hexadecimal, or None where unknown.
-        md5: in hexadecimal, or None where unknown.
     """
 
     name: str
     urls: tuple[str, ...]
-    size_bytes: int | None = None
     sha256: str | None = None
-    md5: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.urls:
-            raise SettingError(f"Expected at least one URL for the file {self.name!r}, but got none.")
-        if self.name != Path(self.name).name or self.name in ("", ".", ".."):
-            raise SettingError(f"Expected a plain file name, but got {self.name!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +74,7 @@ class DataSet:
         citation: with a DOI where there is one.
         published: how the labels were written down.
         handle: on Kaggle, or None.
-        files: on a public server.
+        file: the archive on a public server, or None.
         notes: what is wrong with the set, and what else to know before training on it.
     """
 
@@ -110,15 +92,8 @@ class DataSet:
     citation: str
     published: Published = Published.FOLDERS
     handle: str | None = None
-    files: tuple[RemoteFile, ...] = ()
+    file: RemoteFile | None = None
     notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        on_kaggle = self.client in (Client.KAGGLE, Client.KAGGLE_COMPETITION)
-        if on_kaggle and not self.handle:
-            raise SettingError(f"Expected the Kaggle set {self.name!r} to have a handle, but got {self.handle!r}.")
-        if self.client is Client.HTTPS and not self.files:
-            raise SettingError(f"Expected the set {self.name!r} to have files to fetch, but got none.")
 
 
 _CHEST = "chest radiographs"
@@ -185,17 +160,14 @@ DATA_SETS: tuple[DataSet, ...] = (
         client=Client.HTTPS,
         page="https://data.mendeley.com/datasets/rscbjbr9sj/2",
         handle="paultimothymooney/chest-xray-pneumonia",
-        files=(
-            RemoteFile(
-                "ChestXRay2017.zip",
-                (
-                    "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
-                    "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
-                ),
-                size_bytes=1_235_512_464,
-                # Not taken from the publisher: three public projects that fetched the file state the same value.
-                sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
+        file=RemoteFile(
+            "ChestXRay2017.zip",
+            (
+                "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
+                "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
             ),
+            # Not taken from the publisher: three public projects that fetched the file state the same value.
+            sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
         ),
         licence="CC BY 4.0",
         classes=("NORMAL", "PNEUMONIA"),
@@ -274,7 +246,7 @@ DATA_SETS: tuple[DataSet, ...] = (
         title="Shenzhen Hospital chest X-ray set",
         client=Client.HTTPS,
         page=f"{_NLM}/Shenzhen-Hospital-CXR-Set/index.html",
-        files=(RemoteFile("ChinaSet_AllFiles.zip", (f"{_OPENI}/ChinaSet_AllFiles.zip",)),),
+        file=RemoteFile("ChinaSet_AllFiles.zip", (f"{_OPENI}/ChinaSet_AllFiles.zip",)),
         published=Published.TB_NAMES,
         licence=_TB_LICENCE,
         classes=("Normal", "Tuberculosis"),
@@ -295,14 +267,9 @@ DATA_SETS: tuple[DataSet, ...] = (
         title="Montgomery County chest X-ray set",
         client=Client.HTTPS,
         page=f"{_NLM}/Montgomery-County-CXR-Set/MontgomerySet/index.html",
-        files=(
-            RemoteFile(
-                "MontgomerySet.zip",
-                (
-                    f"{_NLM}/Montgomery-County-CXR-Set/MontgomerySet.zip",
-                    f"{_OPENI}/NLM-MontgomeryCXRSet.zip",
-                ),
-            ),
+        file=RemoteFile(
+            "MontgomerySet.zip",
+            (f"{_NLM}/Montgomery-County-CXR-Set/MontgomerySet.zip", f"{_OPENI}/NLM-MontgomeryCXRSet.zip"),
         ),
         published=Published.TB_NAMES,
         licence=_TB_LICENCE,
@@ -394,188 +361,3 @@ def find(name: str) -> DataSet:
     near = get_close_matches(wanted, sets, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise SettingError(f"Expected the name of a known data set, but got {name!r}.{hint} Known: {', '.join(sets)}.")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRow:
-    """A line of `labels.csv`.
-
-    Attributes:
-        path: of the film, relative to the CSV, with forward slashes.
-        label: its class.
-        patient: whom it shows; empty where unknown.
-        split: the part its source gave it; None where it gave none.
-    """
-
-    path: str
-    label: str
-    patient: str = field(default="", repr=False)
-    split: Split | None = None
-
-
-def nih_rows(
-    data_entry: Iterable[str], paths: Iterable[str], *, finding: str | None = None, test: Collection[str] = ()
-) -> list[LabelRow]:
-    """Return a row for each film of ChestX-ray14 that is there, in the order of the published CSV.
-
-    Args:
-        data_entry: the lines of `Data_Entry_2017.csv` (or of its 2020 revision).
-        paths: of the films that are there, relative to the CSV to be written.
-        finding: asks for this finding against all other films; by default for any finding at all.
-        test: file names of the published `test_list.txt`; all other films become the training part. None are split
-            when it is empty.
-    """
-    where = {PurePosixPath(path).name: path for path in paths}
-    rows = []
-    known: set[str] = set()
-    for line in _table(data_entry, ("Image Index", "Finding Labels", "Patient ID"), "Data_Entry_2017.csv"):
-        name, findings = line["Image Index"], line["Finding Labels"].split("|")
-        known.update(findings)
-        if name not in where:
-            continue
-        if finding is None:
-            label = "No Finding" if findings == ["No Finding"] else "Finding"
-        else:
-            label = finding if finding in findings else f"No {finding}"
-        split = None if not test else Split.TEST if name in test else Split.TRAIN
-        rows.append(LabelRow(where[name], label, line["Patient ID"], split))
-    _check_finding(finding, known - {"No Finding"})
-    return rows
-
-
-def rsna_rows(
-    labels: Iterable[str], paths: Iterable[str], *, detailed: Iterable[str] = (), finding: str | None = None
-) -> list[LabelRow]:
-    """Return a row for each film of the RSNA challenge that is there; a film with several boxes has one row.
-
-    Args:
-        labels: the lines of `stage_2_train_labels.csv`.
-        paths: of the films that are there, named by `patientId`, relative to the CSV to be written.
-        detailed: the lines of `stage_2_detailed_class_info.csv`; with it films get its three classes.
-        finding: asks for this class against all other films.
-
-    Raises:
-        DataError: the two files contradict each other, or a column is missing.
-    """
-    where = {PurePosixPath(path).stem: path for path in paths}
-    targets: dict[str, bool] = {}
-    for line in _table(labels, ("patientId", "Target"), "stage_2_train_labels.csv"):
-        targets[line["patientId"]] = targets.get(line["patientId"], False) or line["Target"] == "1"
-    classes = {key: "Lung Opacity" if target else "No Lung Opacity" for key, target in targets.items()}
-    lines = list(detailed)
-    if lines:
-        for line in _table(lines, ("patientId", "class"), "stage_2_detailed_class_info.csv"):
-            if targets.get(line["patientId"], False) != (line["class"] == "Lung Opacity"):
-                raise DataError(
-                    "Expected stage_2_detailed_class_info.csv to say 'Lung Opacity' exactly where"
-                    f" stage_2_train_labels.csv has Target 1, but a film is {line['class']!r}."
-                    " Fetch both files from the same version."
-                )
-            classes[line["patientId"]] = line["class"]
-    _check_finding(finding, set(classes.values()))
-    return [
-        LabelRow(where[key], label if finding in (None, label) else f"No {finding}", key)
-        for key, label in classes.items()
-        if key in where
-    ]
-
-
-_TB_NAME = re.compile(r"((?:CHNCXR|MCUCXR)_\d+)_([01])")
-
-
-def tb_rows(paths: Iterable[str]) -> list[LabelRow]:
-    """Return a row for each film of the Shenzhen and Montgomery sets; masks of the same name are left out.
-
-    Args:
-        paths: of the images that are there, relative to the CSV to be written.
-    """
-    rows = []
-    for path in sorted(paths):
-        pure = PurePosixPath(path)
-        match = _TB_NAME.fullmatch(pure.stem)
-        if match and not any("mask" in part.lower() for part in pure.parts[:-1]):
-            rows.append(LabelRow(path, ("Normal", "Tuberculosis")[int(match[2])], match[1]))
-    return rows
-
-
-def image_folder_rows(paths: Iterable[str]) -> list[LabelRow]:
-    """Return a row for each film in `.../CLASS/images/`; what lies in other folders is left out.
-
-    Args:
-        paths: of the images that are there, relative to the CSV to be written.
-    """
-    split = ((path, PurePosixPath(path).parts) for path in sorted(paths))
-    return [LabelRow(path, parts[-3]) for path, parts in split if len(parts) >= 3 and parts[-2].lower() == "images"]
-
-
-def write_labels(data_set: DataSet, directory: Path, *, finding: str | None = None) -> Path | None:
-    """Return the `labels.csv` written for a set that lies in a folder, None where class folders are enough.
-
-    Args:
-        data_set: decides how the published labels are read.
-        directory: of the set; its films may lie in any folder below.
-        finding: asks for one finding against the rest; only for sets with a published table of findings.
-
-    Raises:
-        DataError: the published files, or all of the films, are missing.
-    """
-    if finding is not None and data_set.published not in (Published.NIH, Published.RSNA):
-        raise SettingError(f"Expected no finding for the set {data_set.name!r}, but got {finding!r}.")
-    if data_set.published is Published.FOLDERS:
-        return None
-    paths = [path.relative_to(directory).as_posix() for path in images_in(directory)]
-    convert: Mapping[Published, Callable[[], list[LabelRow]]] = {
-        Published.NIH: lambda: nih_rows(
-            _read(directory, "Data_Entry_2017*.csv"),
-            paths,
-            finding=finding,
-            test=frozenset(line.strip() for line in _read(directory, "test_list.txt", needed=False)),
-        ),
-        Published.RSNA: lambda: rsna_rows(
-            _read(directory, "stage_2_train_labels.csv"),
-            paths,
-            detailed=_read(directory, "stage_2_detailed_class_info.csv", needed=False),
-            finding=finding,
-        ),
-        Published.TB_NAMES: lambda: tb_rows(paths),
-        Published.IMAGE_FOLDERS: lambda: image_folder_rows(paths),
-    }
-    rows = convert[data_set.published]()
-    if not rows:
-        raise DataError(f"Expected films of {data_set.title} in {directory}, but none of its published names is there.")
-    target = directory / LABELS_NAME
-    partial = target.with_name(target.name + ".part")
-    with partial.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "label", "patient", "split"))
-        writer.writerows((row.path, row.label, row.patient, row.split or "") for row in rows)
-    partial.replace(target)
-    return target
-
-
-def images_in(directory: Path) -> Iterator[Path]:
-    """Yield the images below a folder, by their names' endings, sorted; hidden folders are left out."""
-    for path in sorted(directory.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
-            yield path
-
-
-def _read(directory: Path, pattern: str, *, needed: bool = True) -> list[str]:
-    found = sorted(directory.rglob(pattern))
-    if not found and needed:
-        raise DataError(f"Expected the published file {pattern} in {directory}, but it is not there. Fetch it too.")
-    return found[0].read_text(encoding="utf-8-sig").splitlines() if found else []
-
-
-def _table(lines: Iterable[str], columns: Iterable[str], name: str) -> Iterable[dict[str, str]]:
-    reader = csv.DictReader(lines, restval="")
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"Expected {name} to have the column {missing[0]!r}, but it has {reader.fieldnames}.")
-    return reader
-
-
-def _check_finding(finding: str | None, known: Collection[str]) -> None:
-    if finding is not None and finding not in known:
-        raise SettingError(f"Expected finding to be one of {', '.join(sorted(known))}, but got {finding!r}.")

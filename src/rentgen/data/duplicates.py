@@ -20,8 +20,8 @@ contrast x 1.2 with saturation                99.7 %
 5 % cropped off one side, or a border added   0 %
 ============================================= =======
 
-Of the 13.6 million pairs of Kermany's training part one without the same bytes is called the same, wrongly by the
-letter: two films, at 0.94, under two patients, that may be one child. The next best pair of strangers correlates at 0.90.
+Of the 13.6 million pairs of Kermany's training part one is called the same without being so: two very alike films, at
+0.94, under two patients, that may be one child. The next best pair of strangers correlates at 0.90.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def _hashes(bases: Float32) -> Float32:
     """Return the unit vectors of low frequencies, (n, frequencies), by which films are first compared."""
     _, weights = _frequencies()
     coarse = bases[:, 0, weights[weights > 0] < _COARSE]
-    return coarse / np.maximum(np.linalg.norm(coarse, axis=1, keepdims=True), 1e-6)
+    lengths = np.linalg.norm(coarse, axis=1, keepdims=True)
+    return np.asarray(coarse / np.maximum(lengths, 1e-6), dtype=np.float32)
 
 
 def _explain(bases: Float32, others: Float32) -> Float32:

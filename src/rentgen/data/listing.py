@@ -111,6 +111,8 @@ def _is_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in DICOM or suffix in RASTER or suffix in COMPANIONS:
         return suffix in DICOM
+    if not path.is_file():  # a dangling link, a pipe
+        return False
     try:
         with path.open("rb") as file:
             return is_dicom(file.read(4096))

@@ -217,7 +217,8 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
             colour = PALETTE[0] if row == column else PALETTE[1]
             strength = 0.06 + 0.94 * share
             axes.bar(column, 0.96, width=0.96, bottom=row - 0.48, color=colour, alpha=strength, linewidth=0)
-            text = f"{counts[row, column]}\n{share:.1%}".replace("%", " %")
+            digits = 1 if len(classes) < 5 else 0
+            text = f"{counts[row, column]}\n{share * 100:.{digits}f} %"
             ink = PAPER if share > 0.5 else INK
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=size, linespacing=1.5)
         names = [textwrap.fill(_shorten(label, 20), 11 if len(classes) < 4 else 20) for label in classes]

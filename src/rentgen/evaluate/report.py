@@ -63,7 +63,7 @@ def render_html(report: Report) -> str:
 def render_markdown(report: Report) -> str:
     """Return the page's text and tables as Markdown, without figures and films."""
     text = _environment(autoescape=False).get_template("report.md").render(_view(report))
-    return text.strip() + "\n"
+    return text.replace(wording.NO_BREAK, " ").strip() + "\n"
 
 
 def render_json(report: Report) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rentgen.records import Card, PatientSource
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 UNKNOWN = "not measurable"
 NOTHING = "Nothing has been measured with this model."
 METRICS: Mapping[str, tuple[str, str]] = {
@@ -46,8 +47,8 @@ IN_PERCENT = frozenset(
 """Metrics that are shares and are written in percent."""
 POINT_NAMES = {
     "youden": "Balanced (Youden)",
-    "sensitivity_0.95": "Misses few (sensitivity 0.95)",
-    "specificity_0.95": "Few false alarms (specificity 0.95)",
+    "sensitivity_0.95": "95 % sensitivity",
+    "specificity_0.95": "95 % specificity",
 }
 PATIENTS_KNOWN = {
     PatientSource.CSV: "Patients are known from the CSV.",
@@ -71,7 +72,7 @@ def value_text(name: str, value: float | None) -> str:
     """Return one metric's value: percent for shares, three digits for the rest."""
     if value is None or np.isnan(value):
         return UNKNOWN
-    return f"{value:.1%}".replace("%", " %") if name in IN_PERCENT else f"{value:.3f}"
+    return f"{value * 100:.1f}{NO_BREAK}%" if name in IN_PERCENT else f"{value:.3f}"
 
 
 def range_text(name: str, interval: Mapping[str, float | None]) -> str:
@@ -110,14 +111,18 @@ def headline(found: Mapping[str, Any], seen: str) -> str:
     """
     clause = {
         "unseen": " it had not seen",
+        "names": "",
         "leaky": ", some of which had made or chosen the model",
         "unknown": " (whether it had seen them is not known)",
         "validation": " of the validation part, which had chosen the model",
     }[seen]
     accuracy = found["accuracy"]
     spread = range_text("accuracy", accuracy)
-    interval = f" (95 % interval {spread})" if spread else ""
+    interval = f" (95{NO_BREAK}% interval {spread})" if spread else ""
     of_patients = f" of {plural(found['patients'], 'patient')}" if found["patients"] < found["n"] else ""
+    if seen == "names":
+        # The films are new; of the patients nobody can be sure.
+        of_patients = f" it had not seen{',' if of_patients else ''}{of_patients}"
     return (
         f"On {plural(found['n'], 'film')}{of_patients}{clause}, the model was right in "
         f"{value_text('accuracy', accuracy['value'])}{interval}."
@@ -125,13 +130,18 @@ def headline(found: Mapping[str, Any], seen: str) -> str:
 
 
 def seen_before(found: Mapping[str, Any], basis: str) -> str:
-    """Return `unseen`, `leaky`, `unknown` or `validation`: what the set has to do with the making of the model."""
+    """Return `unseen`, `names`, `leaky`, `unknown` or `validation`: the set's part in the making of the model.
+
+    With `names` the films are new, but the files' names hint that some patients are not.
+    """
     if basis == "validation":
         return "validation"
     if found["leak"] is None:
         # A test part was split off by patient when the model was made.
         return "unseen" if basis == "test" else "unknown"
-    return "leaky" if found["leak"]["leaky"] else "unseen"
+    if found["leak"]["leaky"]:
+        return "leaky"
+    return "names" if found["leak"]["patients"] else "unseen"
 
 
 def detail(found: Mapping[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ class Phantom:
         findings: what was drawn.
         mask: (height, width), true where the finding is; all false in a normal film.
         age: of the invented patient, years; it shows in the aorta and the bones.
-        spacing_mm: between pixels, both ways.
+        spacing_mm: between pixels, in the patient, both ways.
         marker: `L`, `R`, or empty where there is no lead letter.
         marker_at: row and column of the letter's centre, None without one.
     """
@@ -150,7 +150,7 @@ class _Pose:
 
     @classmethod
     def random(cls, rng: np.random.Generator, height: int | None, width: int | None) -> _Pose:
-        long_side, aspect = int(rng.integers(440, 701)), rng.uniform(0.82, 1.3)
+        long_side, aspect = int(rng.integers(440, 701)), rng.uniform(0.86, 1.22)
         if height is None and width is None:
             height = long_side if aspect < 1 else round(long_side / aspect)
             width = long_side if aspect >= 1 else round(long_side * aspect)
@@ -163,17 +163,17 @@ class _Pose:
             seed=int(rng.integers(2**62)),
             height=height,
             width=width or 0,
-            zoom=rng.uniform(0.94, 1.1),
+            zoom=rng.uniform(0.96, 1.08),
             shift=(rng.normal(0, 7), rng.normal(0, 7)),
             rotation=float(np.clip(rng.normal(0, 0.028), -0.09, 0.09)),
             keystone=(rng.normal(0, 0.02), rng.normal(0, 0.01)),
             turn=float(np.clip(rng.normal(0, 3.5), -9, 9)),
             inspiration=rng.normal(0, 9),
             arms=rng.uniform(0, 90),
-            scatter=rng.uniform(0.25, 0.8),
+            scatter=rng.uniform(0.25, 0.6),
             quanta=float(np.exp(rng.uniform(np.log(6e3), np.log(6e4)))),
-            window=(rng.uniform(-0.05, 0.45), rng.uniform(0.9, 1.2)),
-            gamma=rng.uniform(0.8, 1.3),
+            window=(rng.uniform(-0.1, 0.35), rng.uniform(0.98, 1.25)),
+            gamma=rng.uniform(0.9, 1.4),
             sharpen=rng.uniform(0.0, 0.8),
             borders=tuple(np.where(collimated, rng.uniform(0.01, 0.06, 4), 0.0).tolist()),
             marker=str(rng.choice(["", "L", "R", "R"])),
@@ -432,8 +432,8 @@ def _hollows(canvas: _Canvas, body: _Anatomy, pose: _Pose) -> Plane:
 
 def _read(layer: Image.Image, canvas: _Canvas, soft_mm: float) -> Plane:
     """Return a drawn layer at the canvas's resolution, blurred over `soft_mm`, in [0, 255]."""
-    blurred = layer.filter(ImageFilter.BoxBlur(canvas.scale * soft_mm))
-    return np.asarray(blurred.reduce(2), np.float32)
+    blurred = layer.reduce(2).filter(ImageFilter.BoxBlur(0.5 * canvas.scale * soft_mm))
+    return np.asarray(blurred, np.float32)
 
 
 def _band(points: Plane, half_width: Plane | float) -> Plane:
@@ -519,15 +519,9 @@ def _girdle(canvas: _Canvas, body: _Anatomy, pose: _Pose) -> Plane:
     _tubes(canvas, pen, shaft[None], np.array([20.0, 15.0, 11.0, 11.0]), 0.66)
     for side in (-1, 1):
         pen.polygon(canvas.place(head * [side, 1]), 190)
-    both = 0.5 * _turned(_read(clavicles, canvas, 0.7), round(pose.turn * canvas.scale)) + 0.5 * _read(
-        blades, canvas, 0.9
-    )
-    return (body.bone / 255) * both
-
-
-def _turned(plane: Plane, columns: int) -> Plane:
-    """Return what lies in front, moved sideways as the patient turns."""
-    return np.roll(plane, columns, axis=1)
+    # What lies in front moves sideways as the patient turns.
+    front = np.roll(_read(clavicles, canvas, 0.7), round(pose.turn * canvas.scale), axis=1)
+    return (0.5 * body.bone / 255) * (front + _read(blades, canvas, 0.9))
 
 
 def _spine(canvas: _Canvas, body: _Anatomy) -> Plane:
@@ -609,7 +603,7 @@ def _consolidation(canvas: _Canvas, rng: np.random.Generator) -> Plane:
     side = int(rng.choice([-1, 1]))
     centre_y = float(rng.choice([58, 125, 190], p=[0.25, 0.3, 0.45])) + rng.normal(0, 10)
     centre_x = side * rng.uniform(42, 92)
-    half_x, half_y = rng.uniform(36, 64), rng.uniform(36, 64)
+    half_x, half_y = rng.uniform(40, 66), rng.uniform(42, 70)
     far = ((canvas.x - centre_x) / half_x) ** 2 + ((canvas.y - centre_y) / half_y) ** 2
     clouds = _grain(canvas, rng, ((22, 1.0), (9, 0.6), (4, 0.25)))
     fluffy = _step((1.3 - far + 0.8 * (clouds - 1.0)) / 1.5)
@@ -618,17 +612,17 @@ def _consolidation(canvas: _Canvas, rng: np.random.Generator) -> Plane:
         # Bronchi run outwards from the hilum through the airless lung.
         t = np.linspace(-1, 0.7, 8)
         line = np.stack([side * t * half_x, rng.uniform(-0.5, 0.5) * (t + 1) * half_y], 1)
-        line += [centre_x, centre_y + rng.uniform(-0.6, 0.6) * half_y] + rng.normal(0, 1.0, line.shape)
+        line += np.array([centre_x, centre_y + rng.uniform(-0.6, 0.6) * half_y]) + rng.normal(0, 1.0, line.shape)
         pen.line(canvas.place(line), 255, max(1, round(2 * canvas.scale * rng.uniform(1.2, 2.4))), "curve")
     tubes = _read(image, canvas, 0.9) / 255
     inside = _step((side * canvas.x - 4) / 8)
-    return rng.uniform(0.62, 0.97) * fluffy * (1 - 0.55 * tubes) * inside
+    return rng.uniform(0.75, 0.98) * fluffy * (1 - 0.55 * tubes) * inside
 
 
 def _effusion(canvas: _Canvas, body: _Anatomy, pose: _Pose, rng: np.random.Generator) -> Plane:
     """Return which part of the air is replaced, in [0, 1]."""
     side = int(rng.choice([-1, 1]))
-    volume = 0.25 + 0.75 * rng.uniform(0.0, 1.0)
+    volume = 0.38 + 0.72 * rng.uniform(0.0, 1.0)
     top = body.dome + pose.inspiration + (body.dome_step if side > 0 else 0)
     out = np.clip(side * canvas.x / _wall(body, canvas.y), 0, 1)
     # The meniscus climbs along the chest wall, and a little at the mediastinum.
@@ -645,7 +639,7 @@ def _nodule(canvas: _Canvas, air: Plane, rng: np.random.Generator) -> Plane:
     x, y = canvas.x[0, columns[pick]], canvas.y[rows[pick], 0]
     radius = rng.uniform(3.2, 7.5)
     far = ((canvas.x - x) ** 2 + (canvas.y - y) ** 2) / radius**2
-    return rng.uniform(1.6, 2.4) * radius * _chord(far)
+    return rng.uniform(2.5, 3.4) * radius * _chord(far)
 
 
 def _blur(plane: Plane, length: float) -> Plane:

@@ -16,6 +16,9 @@ from pydicom.uid import RE_VALID_UID, DigitalXRayImageStorageForPresentation, Ex
 
 from rentgen.errors import SettingError
 
+MAGNIFICATION = 1.05
+"""Of the patient on the detector: 1.8 m from the tube, some 9 cm behind the middle of the chest."""
+
 
 class Photometric(StrEnum):
     """Enumerated values of Photometric Interpretation in a DX image (PS3.3 C.8.11.3)."""
@@ -33,7 +36,7 @@ class DxHeader:
     Attributes:
         patient_id: PatientID.
         age: years, up to 999.
-        spacing_mm: between pixels of the imager, both ways.
+        spacing_mm: between pixels, in the patient, both ways.
         study_instance_uid: made from the pixels and the patient where None.
         series_instance_uid: likewise.
         sop_instance_uid: likewise.
@@ -141,7 +144,12 @@ def _describe_acquisition(ds: Dataset, header: DxHeader) -> None:
     ds.PatientOrientation = ["L", "F"]
     ds.PositionerType = "NONE"
     ds.DetectorType = "DIRECT"
-    ds.ImagerPixelSpacing = [round(header.spacing_mm, 6)] * 2
+    ds.EstimatedRadiographicMagnificationFactor = f"{MAGNIFICATION}"
+    # PS3.3 10.7: at the detector, and, corrected for the magnification, in the patient.
+    ds.ImagerPixelSpacing = [round(MAGNIFICATION * header.spacing_mm, 6)] * 2
+    ds.PixelSpacing = [round(header.spacing_mm, 6)] * 2
+    ds.PixelSpacingCalibrationType = "GEOMETRY"
+    ds.PixelSpacingCalibrationDescription = "Known geometry of a synthetic film"
     ds.AcquisitionContextSequence = Sequence()
 
 

@@ -183,19 +183,31 @@ def load(name_or_path: str | Path) -> Recipe:
         >>> load("paper").head.hidden
         256
     """
-    if str(name_or_path) in SHIPPED:
-        text = files("rentgen.learn").joinpath("recipes", f"{name_or_path}.toml").read_text(encoding="utf-8")
-    else:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise SettingError(
-                f"Expected a recipe's name ({', '.join(SHIPPED)}) or a TOML file, but got {str(name_or_path)!r}."
-            )
-        text = path.read_text(encoding="utf-8")
+    return from_text(text(name_or_path), str(name_or_path))
+
+
+def from_text(toml: str, name: str = "text") -> Recipe:
+    """Return the recipe in a TOML text; errors as of `load`."""
     try:
-        return Recipe.from_dict(tomllib.loads(text))
+        return Recipe.from_dict(tomllib.loads(toml))
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"The recipe {name_or_path} is not TOML: {error}.") from error
+        raise SettingError(f"The recipe {name} is not TOML: {error}.") from error
+
+
+def text(name_or_path: str | Path) -> str:
+    """Return a recipe's TOML text as it was written, comments and all.
+
+    Raises:
+        SettingError: no such recipe.
+    """
+    if str(name_or_path) in SHIPPED:
+        return files("rentgen.learn").joinpath("recipes", f"{name_or_path}.toml").read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise SettingError(
+            f"Expected a recipe's name ({', '.join(SHIPPED)}) or a TOML file, but got {str(name_or_path)!r}."
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def _build(kind: type[Settings], table: str, values: object) -> Settings:

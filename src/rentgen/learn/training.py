@@ -23,7 +23,7 @@ from rentgen import bundle as bundles
 from rentgen.bundle import Bundle, Golden
 from rentgen.data.audit import audit, examine
 from rentgen.data.listing import list_images
-from rentgen.data.split import certify, check_split, select, split
+from rentgen.data.split import certify, check_split, keep_together, select, split
 from rentgen.engine.predictor import Predictor
 from rentgen.engine.session import Precision, Session
 from rentgen.errors import DataError, RentgenError
@@ -61,8 +61,8 @@ GRAPH_TOLERANCE = 1e-4
 """How far the exported graph may stand from torch, relative to the largest output (or 1)."""
 
 INTENDED_USE = (
-    "Research on radiographs like those it was trained on (see the data). Not a medical device; not for diagnosis on its "
-    "own. Films of another kind (other body part, projection, age group, scanner) are outside what it was taught."
+    "Research on radiographs like those it was trained on (see the data). Not a medical device; not for diagnosis on "
+    "its own. Films of another kind (other body part, projection, age group, scanner) are outside what it was taught."
 )
 
 
@@ -131,8 +131,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     # First what can fail at once: weights that are not there should not cost an audit.
     backbone = backbones.load(recipe.backbone.name, weights=plan.weights, size=size)
     recipe = recipe.change("backbone", name=backbone.name)
-    listing = _list(plan, recipe)
-    listing, found, hashes = _audit(listing, progress)
+    listing, found, hashes = _share_out(plan, recipe, progress)
     certificate = certify(listing, hashes, found, secrets.token_hex(16))
 
     plan.cache.mkdir(parents=True, exist_ok=True)
@@ -145,42 +144,55 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     return _judge_and_write(draft, plan.out, listing, found, progress)
 
 
-def _list(plan: TrainingPlan, recipe: Recipe) -> Listing:
-    listing = list_images(plan.data, patient_pattern=plan.patient_pattern)
-    if len(listing.classes) < 2:
+def _share_out(
+    plan: TrainingPlan, recipe: Recipe, progress: Progress | None
+) -> tuple[Listing, Audit, dict[Path, str]]:
+    """Return the readable films with their parts, the audit of these parts, and each film's hash."""
+    own = list_images(plan.data, patient_pattern=plan.patient_pattern)
+    if len(own.classes) < 2:
         raise DataError(
-            f"Expected at least two classes in {plan.data}, but got {len(listing.classes)}: "
-            f"{', '.join(listing.classes) or 'no labels'}. Give a folder of class folders or a CSV with path,label."
+            f"Expected at least two classes in {plan.data}, but got {len(own.classes)}: "
+            f"{', '.join(own.classes) or 'no labels'}. Give a folder of class folders or a CSV with path,label."
         )
+    test = None if plan.test is None else list_images(plan.test, patient_pattern=plan.patient_pattern)
+    everything = own if test is None else _joined(own, test)
+    examined = examine(
+        everything, progress=None if progress is None else lambda done, total: progress("audit", done, total)
+    )
+    hashes = examined.hashes
+    own = replace(own, records=tuple(record for record in own.records if record.path in hashes))
+    everything = replace(everything, records=tuple(item for item in everything.records if item.path in hashes))
+    # Copies of a film must not part, whatever their names say of the patient; where the source parted them, the audit
+    # says so.
+    inside = {str(record.path) for record in own.records}
+    copies = [
+        pair
+        for pair in audit(everything, examined).pairs
+        if pair.same_split and pair.first in inside and pair.second in inside
+    ]
+    own = keep_together(own, copies)
     rng = np.random.default_rng(recipe.data.seed)
-    if plan.test is None:
-        listing = split(listing, validation=recipe.data.validation, test=recipe.data.test, rng=rng)
-    else:
-        listing = _with_test(listing, list_images(plan.test, patient_pattern=plan.patient_pattern), recipe, rng)
+    listing = split(own, validation=recipe.data.validation, test=0.0 if test else recipe.data.test, rng=rng)
+    if test is not None:
+        measured = tuple(record for record in test.records if record.path in hashes)
+        listing = _joined(listing, replace(test, records=measured))
     check_split(listing)
-    return listing
+    return listing, audit(listing, examined), hashes
 
 
-def _with_test(listing: Listing, test: Listing, recipe: Recipe, rng: np.random.Generator) -> Listing:
+def _joined(listing: Listing, test: Listing) -> Listing:
+    """Return a set with the films of another as its test part.
+
+    Raises:
+        DataError: the other has classes of its own, or the set has a test part already.
+    """
     unknown = sorted(set(test.classes) - set(listing.classes))
     if unknown:
         raise DataError(f"The test set has classes that the training set has not: {', '.join(unknown)}.")
     if any(record.split is Split.TEST for record in listing.records):
         raise DataError("The training set brings a test part of its own; give either that or --test, not both.")
-    listing = split(listing, validation=recipe.data.validation, test=0.0, rng=rng)
-    # Patients named by nothing but the film itself cannot be compared; by pattern or id they can, within one source.
     members = tuple(replace(record, split=Split.TEST) for record in test.records)
-    source = listing.patient_source if listing.patient_source is test.patient_source else test.patient_source
-    return Listing(listing.root, listing.records + members, listing.classes, source)
-
-
-def _audit(listing: Listing, progress: Progress | None) -> tuple[Listing, Audit, dict[Path, str]]:
-    examined = examine(
-        listing, progress=None if progress is None else lambda done, total: progress("audit", done, total)
-    )
-    hashes = examined.hashes
-    readable = tuple(record for record in listing.records if record.path in hashes)
-    return replace(listing, records=readable), audit(listing, examined), hashes
+    return replace(listing, records=listing.records + members)
 
 
 def _extractor(recipe: Recipe, backbone: Backbone, graph: bytes) -> Extractor:

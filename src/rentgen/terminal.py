@@ -1,0 +1,166 @@
+"""What the command line shows: progress bars, tables, one line per film."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from rentgen.records import Card, Evaluation, Prediction, Progress
+
+HEADLINE = (
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "recall",
+    "precision",
+    "specificity",
+    "f1",
+    "loss",
+    "brier",
+    "ece",
+)
+STAGES = {
+    "audit": "Reading and auditing films",
+    "features": "Computing features",
+    "head": "Training the head (epochs)",
+    "predictions": "Predicting",
+    "download": "Downloading",
+    "films": "Drawing films",
+}
+
+out = Console()
+err = Console(stderr=True)
+
+
+def write_json(values: Mapping[str, Any], destination: str) -> None:
+    """Write strict JSON to a file, or to standard output for `-`."""
+    with open_text(destination) as stream:
+        json.dump(values, stream, ensure_ascii=False, indent=1, allow_nan=False)
+        stream.write("\n")
+
+
+@contextmanager
+def open_text(destination: str | None) -> Iterator[Any]:
+    """Open a file for text, standard output for `-`, nothing for None."""
+    if destination is None:
+        yield None
+    elif destination == "-":
+        yield sys.stdout
+    else:
+        path = Path(destination)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as stream:
+            yield stream
+
+
+@contextmanager
+def progress_bars(*, to_stderr: bool = False) -> Iterator[Progress]:
+    """Give a callback that draws one bar per stage."""
+    bars = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err if to_stderr or not out.is_terminal else out,
+        transient=to_stderr,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def call(stage: str, done: int, total: int, note: str = "") -> None:
+        # A stage that begins anew (predictions of one part, then of the next) gets a bar of its own.
+        if stage not in tasks or done < bars.tasks[tasks[stage]].completed:
+            tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total or None, note=note)
+        bars.update(tasks[stage], completed=done, total=total or None, note=note)
+
+    with bars:
+        yield call
+
+
+def print_evaluation(found: Evaluation, title: str) -> None:
+    """Print the headline figures with their intervals, stamped where they must be."""
+    if found.leak is not None and found.leak.leaky:
+        err.print(
+            f"[bold white on red] LEAKY [/] {found.leak.images} films and {found.leak.patients} patients of this set "
+            "trained or chose the model: these figures are too good. Use --part test, or films it has not seen.",
+            highlight=False,
+        )
+    elif found.leak is not None and found.leak.patients:
+        err.print(
+            f"Note: {found.leak.patients} patients have the same names in their file names as patients that trained or "
+            "chose the model. If both sets come from one source, these figures are too good.",
+            style="yellow",
+        )
+    leaky = " LEAKY" if found.leak is not None and found.leak.leaky else ""
+    table = Table("metric", "value", "95 % interval", title=f"{title}: {found.n} films{leaky}", title_justify="left")
+    for name in HEADLINE:
+        interval = found.metrics[name]
+        table.add_row(name, f"{interval.value:.3f}", f"{interval.low:.3f} - {interval.high:.3f}")
+    out.print(table)
+    if found.positive:
+        out.print(f"recall, precision, specificity and f1 speak of {found.positive}", style="dim")
+    for path, reason in list(found.failed.items())[:10]:
+        err.print(f"[red]not read:[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+def print_findings(findings: Sequence[str]) -> None:
+    """Print what the audit wants somebody to do."""
+    for finding in findings:
+        err.print(f"[yellow]Audit:[/] {escape(finding)}", highlight=False, soft_wrap=True)
+
+
+def prediction_line(prediction: Prediction) -> str:
+    """Return one film's result as a line of the table that `predict` prints."""
+    path, reasons = escape(prediction.path), escape("; ".join(prediction.reasons))
+    if prediction.label is None:
+        return f"[red]{'-':<18} {'':<11}  {prediction.status:<12}[/]  {path}: {reasons}"
+    mark = f" ({reasons})" if prediction.reasons else ""
+    chance = prediction.probabilities[prediction.label]
+    return f"{escape(prediction.label):<18} {chance:<11.3f}  {prediction.status:<12}  {path}{mark}"
+
+
+def interval(values: Mapping[str, float | None]) -> str:
+    """Return a measured value with its interval, as `Interval.to_dict` gives it, in words."""
+    value, low, high = ("?" if values[end] is None else f"{values[end]:.3f}" for end in ("value", "low", "high"))
+    return f"{value} ({low} - {high})"
+
+
+def card_table(card: Card, bundle_id: str) -> Table:
+    """Return what a bundle says of itself."""
+    table = Table(title=card.name, show_header=False, title_justify="left")
+    films = ", ".join(f"{part} {sum(classes.values())}" for part, classes in card.counts.items())
+    measured = card.test or card.validation
+    where = "test part" if card.test else "validation part (it chose: this flatters)"
+    points = "\n".join(
+        f"{point.name} of {point.label}: at least {point.threshold:.3f}; sensitivity {point.sensitivity}, "
+        f"specificity {point.specificity}"
+        for point in card.operating_points
+    )
+    for name, value in (
+        ("Bundle", bundle_id),
+        ("Made", f"{card.created} with rentgen {card.software.get('rentgen', '?')}"),
+        ("Classes", ", ".join(card.classes) + (f" (positive: {card.positive})" if card.positive else "")),
+        ("Input", f"{card.preprocessing.height} x {card.preprocessing.width}, {card.preprocessing.resize}"),
+        ("Backbone", f"{card.backbone['name']}; {card.backbone['weights']}; {card.backbone['licence']}"),
+        ("Films", films),
+        ("Accuracy", f"{interval(measured['accuracy'])} on its {where}"),
+        ("AUROC", interval(measured["auroc"])),
+        ("Calibration error", interval(measured["ece"])),
+        ("Operating points", points),
+        ("Licences", "\n".join(card.licences)),
+        ("Intended use", card.intended_use),
+        ("Command", card.command),
+    ):
+        table.add_row(f"[bold]{name}[/]", escape(value))
+    return table

@@ -1,0 +1,53 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rentgen.images.phantom import write_set
+from rentgen.learn.recipe import Recipe, load
+from rentgen.learn.training import Training, TrainingPlan, train
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small model and what it came from."""
+
+    data: Path
+    bundle: Path
+    cache: Path
+    recipe: Recipe
+    training: Training
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of three classes of drawn films, 36 each, two per patient."""
+    folder = tmp_path_factory.mktemp("films")
+    write_set(folder, films=36, rng=np.random.default_rng(7))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    """Return the paper's recipe on a tiny random network: seconds, not minutes."""
+    recipe = load("paper").change("backbone", name="test_resnet", precision="f32")
+    return recipe.change("preprocessing", height=96, width=96).change("augment", views=1).change("head", epochs=12)
+
+
+@pytest.fixture(scope="session")
+def trained(films: Path, small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Return a bundle trained on the drawn films."""
+    folder = tmp_path_factory.mktemp("trained")
+    plan = TrainingPlan(
+        data=films,
+        out=folder / "small.rentgen",
+        recipe=small_recipe,
+        cache=folder / "cache",
+        weights="random",
+        command="rentgen train films",
+    )
+    return Trained(films, plan.out, plan.cache, small_recipe, train(plan))
