@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rentgen.images.phantom import write_set
 from rentgen.learn.recipe import Recipe, load
 from rentgen.learn.training import Training, TrainingPlan, train

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+
 from rentgen.errors import WeightsError
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Layout, load
-from safetensors.torch import save_file
 
 IMAGE = torch.arange(2 * 64 * 64, dtype=torch.int64).mul(7919).remainder(256).to(torch.uint8).view(2, 64, 64)
 
 
-# timm resizes Swin's position biases in a way that torch notes to be slow; it happens once and costs nothing here.
-RESIZED_SWIN = pytest.mark.filterwarnings("ignore:torch.searchsorted")
+# timm resizes Swin's position biases in ways that torch warns of, once; the warnings do not name timm's module.
+RESIZED_SWIN = pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")
 
 
 @RESIZED_SWIN

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+
 from rentgen.errors import SettingError
 from rentgen.learn.recipe import Recipe, from_text, load, text
 
@@ -36,7 +37,10 @@ def test_what_is_not_said_keeps_its_default(tmp_path: Path) -> None:
         ("[head]\nepochs = 'many'", "Expected head.epochs in the recipe to be of type int, but got 'many'"),
         ("[head]\nepochs = true", "Expected head.epochs in the recipe to be of type int, but got True"),
         ("[head]\ndropout = 1.5", "Expected head.dropout to be in \\[0.0, 0.95\\], but got 1.5"),
-        ("[backbone]\nengine = 'abacus'", "Expected backbone.engine to be one of auto, openvino, torch, but got 'abacus'"),
+        (
+            "[backbone]\nengine = 'abacus'",
+            "Expected backbone.engine to be one of auto, openvino, torch, but got 'abacus'",
+        ),
         ("[preprocessing]\nresize = 'fold'", "Expected preprocessing resize to be one of squash, pad, but got 'fold'"),
         ("[preprocessing]\nheight = 2", "Expected preprocessing height to be a whole number in \\[16, 4096\\]"),
         ("head = 3", "Expected a table \\[head\\]"),

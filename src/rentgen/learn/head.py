@@ -7,7 +7,8 @@ handful of calls into preallocated memory: at this size the overhead of a framew
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.optim.adam import adam
 
 from rentgen.errors import DataError
 from rentgen.learn.recipe import HeadSettings
+from rentgen.parallel.local import cores
 from rentgen.records import Epoch, Float32, History, Int64
 
 FeatureMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32]
@@ -32,7 +34,7 @@ class Features:
     """Features of one part.
 
     Attributes:
-        views: per view, (films, features); view 0 is the film itself. In memory or memory-mapped.
+        views: each (films, features); view 0 is the film itself. In memory or memory-mapped.
         labels: (films,) class numbers.
     """
 
@@ -97,14 +99,16 @@ def train_head(
     generator = torch.Generator().manual_seed(settings.seed)
     loop = _Loop(train, settings, classes, generator)
     scored = {"validation": validation} | ({} if test is None else {"test": test})
-    resident = {name: _resident(part.views[0]) for name, part in scored.items()}
+    resident = {name: _stacked(part.views[:1]) for name, part in scored.items()}
     parts: dict[str, list[Epoch]] = {name: [] for name in ("train", *scored)}
     best_loss, best_epoch, best = float("inf"), 0, loop.weights.clone()
     start = time.perf_counter()
+    pace = _Pace()
     for epoch in range(settings.epochs):
-        parts["train"].append(loop.run_epoch())
+        with pace.set_threads(epoch):
+            parts["train"].append(loop.run_epoch())
         for name, part in scored.items():
-            parts[name].append(_score(loop, resident[name], torch.from_numpy(part.labels)))
+            parts[name].append(_score(loop, resident[name], part))
         loss = parts["validation"][-1].loss
         if loss < best_loss:
             best_loss, best_epoch = loss, epoch
@@ -134,6 +138,34 @@ def initial_weights(features: int, hidden: int, classes: int, generator: torch.G
     return flat
 
 
+class _Pace:
+    """Chooses between one thread and two by what an epoch took with each.
+
+    Two are a third faster on an idle machine and many times slower on a busy one, where each of a step's small products
+    waits for the thread that was put aside. The numbers are the same to the last bit either way.
+    """
+
+    TRIAL = 16
+    """Epochs between trials: others come and go."""
+
+    def __init__(self) -> None:
+        self.seconds = {1: 0.0, min(2, cores()): 0.0}
+
+    @contextmanager
+    def set_threads(self, epoch: int) -> Iterator[None]:
+        """Use the number of threads that suits this epoch, and note how long it takes."""
+        before, phase = torch.get_num_threads(), epoch % self.TRIAL
+        trials = list(self.seconds)
+        threads = trials[phase] if phase < len(trials) else min(trials, key=lambda count: self.seconds[count])
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[threads] = time.perf_counter() - start
+            torch.set_num_threads(before)
+
+
 class _Loop:
     """The state of one training: weights, moments and scratch memory."""
 
@@ -141,9 +173,10 @@ class _Loop:
         self.settings = settings
         self.classes = classes
         self.generator = generator
-        self.views = [_resident(view) for view in train.views]
+        self.views = train.views
+        self.stacked = _stacked(train.views)
         self.labels = torch.from_numpy(train.labels)
-        self.features = self.views[0].shape[1]
+        self.features = train.views[0].shape[1]
         self.weights = initial_weights(self.features, settings.hidden, classes, generator)
         self.gradient = torch.zeros_like(self.weights)
         self.parameters = self.split(self.weights)
@@ -178,12 +211,11 @@ class _Loop:
 
     def _gather(self, films: Tensor, view: Tensor) -> Tensor:
         batch = self.batch[: len(films)]
-        if len(self.views) == 1:
-            return _take(self.views[0], films, batch)
+        if self.stacked is not None:
+            return torch.index_select(self.stacked, 0, view * len(self.labels) + films, out=batch)
         for number, source in enumerate(self.views):
             chosen = (view == number).nonzero().squeeze(1)
-            if len(chosen):
-                batch[chosen] = _take(source, films[chosen], None)
+            batch[chosen] = torch.from_numpy(source[films[chosen].numpy()].astype(np.float32))
         return batch
 
     def _step(self, batch: Tensor, target: Tensor, weight: Tensor, keep: Tensor, logits: Tensor) -> None:
@@ -207,15 +239,15 @@ class _Loop:
         )  # fmt: skip
 
 
-def _score(loop: _Loop, features: Tensor | FeatureMatrix, labels: Tensor) -> Epoch:
+def _score(loop: _Loop, resident: Tensor | None, part: Features) -> Epoch:
     w1, b1, w2, b2 = loop.parameters
+    logits = []
     with torch.inference_mode():
-        logits = [
-            torch.addmm(b2, torch.addmm(b1, rows, w1.t()).relu_(), w2.t())
-            for start in range(0, len(labels), SCORING_BATCH)
-            for rows in (_rows(features, start, start + SCORING_BATCH),)
-        ]
-        return _figures(torch.cat(logits), labels)
+        for start in range(0, len(part), SCORING_BATCH):
+            rows = slice(start, start + SCORING_BATCH)
+            batch = torch.from_numpy(part.views[0][rows].astype(np.float32)) if resident is None else resident[rows]
+            logits.append(torch.addmm(b2, torch.addmm(b1, batch, w1.t()).relu_(), w2.t()))
+        return _figures(torch.cat(logits), torch.from_numpy(part.labels))
 
 
 def _figures(logits: Tensor, labels: Tensor) -> Epoch:
@@ -240,18 +272,8 @@ def _class_weights(labels: Tensor, classes: int) -> Tensor:
     return counts.sum() / (classes * counts)
 
 
-def _resident(view: FeatureMatrix) -> Tensor | FeatureMatrix:
-    """Return the view in memory as float32 when it is small enough, otherwise as it is."""
-    if view.shape[0] * view.shape[1] * 4 <= PRELOAD_BYTES:
-        return torch.from_numpy(np.array(view, dtype=np.float32))
-    return view
-
-
-def _take(source: Tensor | FeatureMatrix, films: Tensor, out: Tensor | None) -> Tensor:
-    if isinstance(source, Tensor):
-        return torch.index_select(source, 0, films, out=out) if out is not None else source[films]
-    return torch.from_numpy(source[films.numpy()].astype(np.float32))
-
-
-def _rows(source: Tensor | FeatureMatrix, start: int, stop: int) -> Tensor:
-    return source[start:stop] if isinstance(source, Tensor) else torch.from_numpy(source[start:stop].astype(np.float32))
+def _stacked(views: Sequence[FeatureMatrix]) -> Tensor | None:
+    """Return all views below each other, in memory as float32, when they are small enough."""
+    if sum(view.size for view in views) * 4 > PRELOAD_BYTES:
+        return None
+    return torch.from_numpy(np.concatenate([np.asarray(view, np.float32) for view in views]))

@@ -144,9 +144,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     return _judge_and_write(draft, plan.out, listing, found, progress)
 
 
-def _share_out(
-    plan: TrainingPlan, recipe: Recipe, progress: Progress | None
-) -> tuple[Listing, Audit, dict[Path, str]]:
+def _share_out(plan: TrainingPlan, recipe: Recipe, progress: Progress | None) -> tuple[Listing, Audit, dict[Path, str]]:
     """Return the readable films with their parts, the audit of these parts, and each film's hash."""
     own = list_images(plan.data, patient_pattern=plan.patient_pattern)
     if len(own.classes) < 2:
