@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.uid import UID
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from rentgen.errors import SettingError
@@ -117,6 +118,16 @@ def test_a_finding_is_brighter_than_the_same_lung_without_it(finding: Finding, s
     # Elsewhere only its scatter, and the soft rim of the finding, are missing.
     assert np.abs(rise[~with_it.mask]).mean() < 0.02
     assert np.median(np.abs(rise[~with_it.mask])) < 0.01
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_nodule_can_be_seen(seed: int) -> None:
+    with_it, without = film(Finding.NODULE, seed), film(Finding.NORMAL, seed)
+    rise = (grey(with_it) - grey(without))[with_it.mask]
+    assert rise.mean() > 0.045
+    # Its noise is averaged over the spot: Rose's criterion for a sure find is 5.
+    grain = grey(without) - ndimage.gaussian_filter(grey(without), 1.5)
+    assert rise.mean() * rise.size**0.5 > 5 * grain[with_it.mask].std()
 
 
 @pytest.mark.parametrize("seed", range(8))

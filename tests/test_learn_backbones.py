@@ -90,7 +90,7 @@ def test_the_mapped_weights_agree_with_another_implementation() -> None:
 
 def test_a_changed_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backbones.PACKAGED_SHA256, "tf_efficientnet_lite0", "0" * 64)
-    with pytest.raises(WeightsError, match="Expected efficientnet-lite0-57934424.pth with SHA-256 0000"):
+    with pytest.raises(WeightsError, match="Expected efficientnet-lite0-57934424\\.pth with SHA-256 0000"):
         load("tf_efficientnet_lite0")
 
 

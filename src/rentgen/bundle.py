@@ -15,8 +15,10 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,18 +26,23 @@ from typing import Any
 
 import numpy as np
 
-from rentgen.errors import BundleError, RentgenError
+from rentgen.errors import BundleError, SettingError
 from rentgen.records import Card, Float32, SplitCertificate, UInt8
 
 SUFFIX = ".rentgen"
 FORMAT = "rentgen-bundle"
 VERSION = 1
 MEMBERS = ("model.onnx", "card.json", "split.json", "golden.npz")
-MAX_MEMBER_BYTES = 4 << 30
+MAX_MEMBER_BYTES = 2 << 30
+"""More, ONNX cannot hold: it is a protocol buffer."""
 MAX_JSON_BYTES = 512 << 20
+MAX_GOLDEN_BYTES = 1 << 30
 MAX_MANIFEST_BYTES = 1 << 20
 EPOCH = (2020, 1, 1, 0, 0, 0)
 """Written as the time of every member, so that the same content makes the same file."""
+
+_UNPACKING = (OSError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, MemoryError)
+"""What zipfile and the layers below it raise for a damaged archive."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,15 +104,7 @@ def write(path: Path, bundle: Bundle) -> str:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as draft:
-            with zipfile.ZipFile(draft, "w") as archive:
-                for name, content in {"manifest.json": manifest, **members}.items():
-                    kind = zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED
-                    archive.writestr(zipfile.ZipInfo(name, EPOCH), content, compress_type=kind)
-            draft.flush()
-            os.fsync(draft.fileno())
-        os.chmod(draft.name, 0o644)
-        os.replace(draft.name, path)
+        _write_whole(path, {"manifest.json": manifest, **members})
     except OSError as error:
         raise BundleError(f"The bundle cannot be written to {path}: {error.strerror or error}.") from error
     return hashlib.sha256(manifest).hexdigest()
@@ -118,17 +117,23 @@ def read(path: Path) -> Bundle:
         BundleError: there is no such file, or it is no bundle, was damaged or changed, or is of a newer kind.
 
     Example:
-        >>> read(Path("nowhere.rentgen"))
+        >>> read(Path("x"))
         Traceback (most recent call last):
-        rentgen.errors.BundleError: Expected a bundle (*.rentgen), but there is no file nowhere.rentgen.
+        rentgen.errors.BundleError: There is no file x. Expected a bundle (*.rentgen); `rentgen train` makes one.
     """
     if not path.is_file():
-        raise BundleError(f"Expected a bundle (*{SUFFIX}), but there is no file {path}.")
+        raise BundleError(f"There is no file {path}. Expected a bundle (*{SUFFIX}); `rentgen train` makes one.")
     try:
         with zipfile.ZipFile(path) as archive:
             manifest_bytes = _member(archive, path, "manifest.json", MAX_MANIFEST_BYTES)
             manifest = _check_manifest(path, manifest_bytes)
             contents = {name: _checked(archive, path, name, str(manifest["files"].get(name, ""))) for name in MEMBERS}
+            _check_names(archive, path)
+    except (ValueError, *_UNPACKING) as error:
+        raise BundleError(
+            f"{path} is no bundle, or is damaged: expected a zip archive. Fetch or train it anew."
+        ) from error
+    try:
         return Bundle(
             card=Card.from_dict(json.loads(contents["card.json"])),
             model=contents["model.onnx"],
@@ -136,16 +141,33 @@ def read(path: Path) -> Bundle:
             golden=_unpack_golden(contents["golden.npz"]),
             bundle_id=hashlib.sha256(manifest_bytes).hexdigest(),
         )
-    except RentgenError:
-        raise
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise BundleError(
-            f"{path} is no bundle, or is damaged: expected a zip archive. Fetch or train it anew."
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SettingError, ValueError, LookupError, TypeError, AttributeError, *_UNPACKING) as error:
         raise BundleError(
             f"{path} has a card, split or golden file of another shape than version {VERSION}'s."
         ) from error
+
+
+def _write_whole(path: Path, members: Mapping[str, bytes]) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as draft:
+        try:
+            with zipfile.ZipFile(draft, "w") as archive:
+                for name, content in members.items():
+                    kind = zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED
+                    archive.writestr(zipfile.ZipInfo(name, EPOCH), content, compress_type=kind)
+            draft.flush()
+            os.fsync(draft.fileno())
+            os.chmod(draft.name, 0o644)
+            os.replace(draft.name, path)
+        except BaseException:
+            os.unlink(draft.name)
+            raise
+
+
+def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
+    names = archive.namelist()
+    if len(names) != 1 + len(MEMBERS):
+        strange = sorted(set(names) - {"manifest.json", *MEMBERS}) or ["a member twice"]
+        raise BundleError(f"{path} holds what no bundle holds: {', '.join(map(repr, strange[:5]))}. Do not use it.")
 
 
 def _check_manifest(path: Path, content: bytes) -> dict[str, Any]:
@@ -185,12 +207,15 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> byte
         raise BundleError(f"{path} is no bundle: it has no {name}.") from error
     if info.file_size > limit:
         raise BundleError(f"{path}: {name} says it holds {info.file_size} bytes; at most {limit} are read.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(f"{path}: {name} is packed by a method that no bundle uses ({info.compress_type}).")
     with archive.open(info) as stream:
         return stream.read(limit + 1)
 
 
 def _to_json(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1).encode()
+    # A name from a foreign file system may hold bytes that are not UTF-8; \udcXX is its JSON spelling.
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, indent=1).encode(errors="backslashreplace")
 
 
 def _pack_golden(golden: Golden) -> bytes:
@@ -209,6 +234,10 @@ def _pack_golden(golden: Golden) -> bytes:
 
 
 def _unpack_golden(content: bytes) -> Golden:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > MAX_GOLDEN_BYTES:
+        raise BundleError(f"The golden file says it holds {size} bytes; at most {MAX_GOLDEN_BYTES} are read.")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return Golden(
             films=tuple(arrays[f"film_{number}"] for number in range(len(arrays["prepared"]))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import logging
 import shlex
@@ -10,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import numpy as np
 import platformdirs
 import typer
@@ -26,6 +26,7 @@ from rentgen.terminal import (
     open_text,
     out,
     prediction_line,
+    print_doubts,
     print_evaluation,
     print_findings,
     progress_bars,
@@ -60,29 +61,34 @@ PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: auto (bf16 where
 EngineOption = Annotated[str, typer.Option(help="Who runs the graph: openvino, or onnxruntime (an extra).")]
 
 
-def main() -> NoReturn:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use."""
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        # A name from a foreign file system may hold bytes that are not UTF-8.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        err.print("Stopped. What was computed is kept; the same command goes on from there.")
-        sys.exit(130)
+        app()
     except RentgenError as error:
-        err.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        _fail(str(error))
+    except OSError as error:
+        # What is read is translated where it is read: this is a place that cannot be written.
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}. Check the path, the permissions and the free space.")
+    except SystemExit as stop:
+        if stop.code == 130:
+            err.print("Stopped. What was computed is kept; the same command goes on from there.")
+        raise
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside.")] = False,
 ) -> None:
@@ -123,9 +129,11 @@ def demo(
         ("heat maps", directory / "heatmaps"),
         ("the films", data),
     ):
-        out.print(f"  {what:<12} {path.resolve()}", highlight=False, soft_wrap=True)
+        out.print(f"  {what:<12} {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
     out.print(
-        f"Next: rentgen predict {bundle} YOUR_FILM.png; rentgen train YOUR_FOLDER --out mine.rentgen", highlight=False
+        f"Next: rentgen predict {shlex.quote(str(bundle))} YOUR_FILM.png; rentgen train YOUR_FOLDER --out mine.rentgen",
+        markup=False,
+        highlight=False,
     )
     out.print(DISCLAIMER, style="dim")
 
@@ -204,6 +212,7 @@ def train(
     where = (
         "test part, never used in training" if result.test else "validation part, which chose the model: it flatters"
     )
+    print_doubts(shown.evaluation)
     print_evaluation(shown.evaluation, f"{destination.name} on its {where}")
     files = _write_report(
         Report(
@@ -219,8 +228,8 @@ def train(
         ),
         report or destination.parent / f"{destination.stem}-report",
     )
-    out.print(f"Bundle: {destination}", highlight=False, soft_wrap=True)
-    out.print(f"Report: {files[0]}", highlight=False, soft_wrap=True)
+    out.print(f"Bundle: {destination}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -263,6 +272,7 @@ def evaluate(
         if report is not None:
             examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
     figures = found.evaluation
+    print_doubts(figures)
     if json_file is not None:
         write_json(figures.to_dict(), json_file)
     if json_file != "-":
@@ -282,7 +292,7 @@ def evaluate(
             ),
             report,
         )
-        err.print(f"Report: {files[0]}", highlight=False, soft_wrap=True)
+        err.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -316,7 +326,7 @@ def predict(
             if heatmaps is not None and prediction.label is not None:
                 _write_overlay(prediction, heatmaps, total)
             if stream is not None:
-                print(json.dumps(prediction.to_dict(), ensure_ascii=False), file=stream)
+                print(json.dumps(prediction.to_dict(), ensure_ascii=False), file=stream, flush=True)
             if json_file is None:
                 out.print(prediction_line(prediction), highlight=False, soft_wrap=True)
             progress("predictions", total, max(total, len(sources)))
@@ -405,8 +415,13 @@ def data_get(
             progress=lambda done, total: progress("download", done, total or 0),
             options=GetOptions(finding=finding, films=films, seed=seed, dicom=dicom),
         )
-    out.print(f"{found.title}: {found.licence or 'licence unknown'}", highlight=False)
-    out.print(f"Next: rentgen train {shlex.quote(str(ready))} --out {name}.rentgen", highlight=False, soft_wrap=True)
+    out.print(f"{found.title}: {found.licence or 'licence unknown'}", markup=False, highlight=False)
+    out.print(
+        f"Next: rentgen train {shlex.quote(str(ready))} --out {name}.rentgen",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @data_app.command("audit")
@@ -438,7 +453,7 @@ def _predictor(bundle: Path, engine: str, precision: str, batch_size: int = 1) -
     try:
         names = EngineName(engine), Precision(precision)
     except ValueError as error:
-        raise click.UsageError(f"{error}. Engines: openvino, onnxruntime. Precisions: auto, f32, bf16.") from error
+        raise typer.BadParameter(f"{error}. Engines: openvino, onnxruntime. Precisions: auto, f32, bf16.") from error
     return Predictor.load(bundle, engine=names[0], precision=names[1], batch_size=batch_size)
 
 

@@ -59,7 +59,8 @@ def open_text(destination: str | None) -> Iterator[Any]:
     else:
         path = Path(destination)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as stream:
+        # A name from a foreign file system may hold bytes that are not UTF-8.
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as stream:
             yield stream
 
 
@@ -90,6 +91,20 @@ def progress_bars(*, to_stderr: bool = False) -> Iterator[Progress]:
 
 def print_evaluation(found: Evaluation, title: str) -> None:
     """Print the headline figures with their intervals, stamped where they must be."""
+    leaky = " LEAKY" if found.leak is not None and found.leak.leaky else ""
+    table = Table(
+        "metric", "value", "95 % interval", title=escape(f"{title}: {found.n} films{leaky}"), title_justify="left"
+    )
+    for name in HEADLINE:
+        interval = found.metrics[name]
+        table.add_row(name, f"{interval.value:.3f}", f"{interval.low:.3f} - {interval.high:.3f}")
+    out.print(table)
+    if found.positive:
+        out.print(f"recall, precision, specificity and f1 speak of {escape(found.positive)}", style="dim")
+
+
+def print_doubts(found: Evaluation) -> None:
+    """Print to standard error what speaks against the figures: a leak, files that were not read."""
     if found.leak is not None and found.leak.leaky:
         err.print(
             f"[bold white on red] LEAKY [/] {found.leak.images} films and {found.leak.patients} patients of this set "
@@ -102,14 +117,6 @@ def print_evaluation(found: Evaluation, title: str) -> None:
             "chose the model. If both sets come from one source, these figures are too good.",
             style="yellow",
         )
-    leaky = " LEAKY" if found.leak is not None and found.leak.leaky else ""
-    table = Table("metric", "value", "95 % interval", title=f"{title}: {found.n} films{leaky}", title_justify="left")
-    for name in HEADLINE:
-        interval = found.metrics[name]
-        table.add_row(name, f"{interval.value:.3f}", f"{interval.low:.3f} - {interval.high:.3f}")
-    out.print(table)
-    if found.positive:
-        out.print(f"recall, precision, specificity and f1 speak of {found.positive}", style="dim")
     for path, reason in list(found.failed.items())[:10]:
         err.print(f"[red]not read:[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
 
@@ -138,7 +145,7 @@ def interval(values: Mapping[str, float | None]) -> str:
 
 def card_table(card: Card, bundle_id: str) -> Table:
     """Return what a bundle says of itself."""
-    table = Table(title=card.name, show_header=False, title_justify="left")
+    table = Table(title=escape(card.name), show_header=False, title_justify="left")
     films = ", ".join(f"{part} {sum(classes.values())}" for part, classes in card.counts.items())
     measured = card.test or card.validation
     where = "test part" if card.test else "validation part (it chose: this flatters)"

@@ -45,6 +45,7 @@ FLAT = 2.0
 MOST = 100_000
 """Pairs that are kept, the best ones; a set with more has another problem."""
 
+_EDGE = 3  # pixels left out on each side once the gradients are taken: there a cropped copy shows something else
 _COARSE, _FINE = 16, 24  # cycles per two sides
 _BLOCK, _CHUNK = 4096, 256
 
@@ -119,11 +120,13 @@ def _bases(thumbnails: UInt8) -> Float32:
     """
     transform, weights = _frequencies()
     position = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    inside = slice(_EDGE, SIDE - _EDGE)
     bases = np.zeros((len(thumbnails), 5, int((weights > 0).sum())), np.float32)
     for start in range(0, len(thumbnails), _CHUNK):
         films = thumbnails[start : start + _CHUNK].astype(np.float32)
         down, across = np.gradient(films, axis=(1, 2))
         terms = np.stack([films, across, down, across * position, down * position[:, None]], axis=1)
+        terms = terms[..., inside, inside]
         spectra = ((transform @ terms @ transform.T) * weights)[..., weights > 0]  # (chunk, 5, frequencies)
         spectra /= np.maximum(np.linalg.norm(spectra, axis=2, keepdims=True), 1e-6)
         gram = spectra @ spectra.transpose(0, 2, 1) + 1e-5 * np.eye(5, dtype=np.float32)
@@ -134,9 +137,10 @@ def _bases(thumbnails: UInt8) -> Float32:
 
 
 def _frequencies() -> tuple[Float32, Float32]:
-    """Return the cosine transform, (24, 64), and the weights, (24, 24), that make all frequencies count alike."""
+    """Return the cosine transform, (24, 58), and the weights, (24, 24), that make all frequencies count alike."""
     cycles = np.arange(_FINE)
-    transform = np.cos(np.pi * np.outer(cycles, np.arange(SIDE) + 0.5) / SIDE)
+    side = SIDE - 2 * _EDGE
+    transform = np.cos(np.pi * np.outer(cycles, np.arange(side) + 0.5) / side)
     transform[0] /= np.sqrt(2)
     radius = np.hypot(*np.meshgrid(cycles, cycles))
     return transform.astype(np.float32), np.where(radius < _FINE, radius, 0).astype(np.float32)

@@ -17,7 +17,7 @@ from rentgen.errors import BundleError, InputError
 from rentgen.images.prepare import map_to_native, prepare
 from rentgen.images.read import read
 from rentgen.parallel.local import imap
-from rentgen.records import Card, Float32, Float64, Prediction, Prepared, Radiograph, Status
+from rentgen.records import Card, Float32, Float64, Prediction, Prepared, Radiograph, Status, UInt8
 
 Source = str | Path | bytes
 
@@ -102,7 +102,8 @@ class Predictor:
             maps: compute activation maps, too.
         """
         batches = _batches(sources, self.session.batch_size)
-        for answers in imap(lambda batch: self._answer(batch, maps), batches, workers=self.session.streams):
+        streams = self.session.streams
+        for answers in imap(lambda batch: self._answer(batch, maps), batches, workers=streams, ahead=4 * streams):
             yield from answers
 
     def predict_film(self, film: Radiograph, *, name: str = "film", maps: bool = False) -> Prediction:
@@ -183,23 +184,30 @@ def replay(bundle: Bundle, session: Session) -> dict[str, float]:
         BundleError: preparing or the graph answers otherwise than where the bundle was made.
     """
     golden = bundle.golden
-    prepared = np.stack(
-        [prepare(Radiograph(film, "", "png", 8), bundle.card.preprocessing).pixels for film in golden.films]
-    )
-    # Pillow's fixed-point resize may round the other way on another processor, never further.
-    if np.abs(prepared.astype(np.int16) - golden.prepared).max() > 1:
-        raise BundleError("The golden films are prepared otherwise here than where the bundle was made. Check Pillow.")
-    answers = session.run(golden.prepared)
     expected = {
         "logits": golden.logits,
         "embedding": golden.embedding,
         "activation_maps": golden.activation_maps,
     }
-    differences = {
-        name: float(np.abs(answers[name] - values).max() / max(1.0, float(np.abs(values).max())))
-        for name, values in expected.items()
-    }
-    worst = max(differences, key=lambda name: differences[name])
+    try:
+        prepared = np.stack(
+            [prepare(Radiograph(film, "", "png", 8), bundle.card.preprocessing).pixels for film in golden.films]
+        )
+        moved = _distance(prepared, golden.prepared)
+        answers = session.run(golden.prepared)
+        differences = {
+            name: _distance(answers[name], values) / max(1.0, float(np.abs(values).max()))
+            for name, values in expected.items()
+        }
+        if golden.logits.shape[1] != len(bundle.card.classes):
+            raise ValueError(f"{len(bundle.card.classes)} classes, but {golden.logits.shape[1]} logits")
+    except (ValueError, KeyError) as error:
+        raise BundleError(f"The card, the graph and the golden vectors do not fit each other: {error}.") from error
+    # Pillow's fixed-point resize may round the other way on another processor, never further.
+    if moved > 1:
+        raise BundleError("The golden films are prepared otherwise here than where the bundle was made. Check Pillow.")
+    # Not a number is worse than any.
+    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
     allowed = TOLERANCE[session.precision]
     if not differences[worst] <= allowed:
         raise BundleError(
@@ -207,6 +215,13 @@ def replay(bundle: Bundle, session: Session) -> dict[str, float]:
             f"{allowed:g} in {session.precision}. The bundle or the engine ({session.engine}) cannot be trusted here."
         )
     return differences
+
+
+def _distance(came: UInt8 | Float32, golden: UInt8 | Float32) -> float:
+    """Return the largest difference of two arrays of one shape."""
+    if came.shape != golden.shape:
+        raise ValueError(f"expected {golden.shape}, but got {came.shape}")
+    return float(np.abs(came.astype(np.float64) - golden).max())
 
 
 def _refuse(item: _Opened) -> Prediction:

@@ -7,6 +7,7 @@ single film with one stream on all cores; both are a setting here (`streams`).
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -88,34 +89,37 @@ class Session:
             streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
 
         Raises:
-            BundleError: the graph cannot be read.
+            BundleError: the graph cannot be read, or does not take films.
+            SettingError: a number out of range, or a precision that there is not.
             MissingExtraError: ONNX Runtime is not installed.
         """
         if not 1 <= batch_size <= 1024:
             raise SettingError(f"Expected a batch size in [1, 1024], but got {batch_size}.")
+        if streams is not None and streams < 1:
+            raise SettingError(f"Expected at least one stream, but got {streams}.")
         self.engine = EngineName(engine)
         self.batch_size = batch_size
         self.streams = min(streams or cores(), MAX_STREAMS)
         self._own = threading.local()
         if self.engine is EngineName.OPENVINO:
             self.precision = best_precision(Precision(precision))
-            self._compiled = _compile(model, self.precision, batch_size, self.streams)
-            shape = self._compiled.inputs[0].shape
+            self._compiled, self.size = _compile(model, self.precision, batch_size, self.streams)
             self._names = [output.get_any_name() for output in self._compiled.outputs]
         else:
+            if Precision(precision) is Precision.BF16:
+                raise SettingError("ONNX Runtime computes in f32 only, but bf16 was asked for. Use f32 or auto.")
             self.precision = Precision.F32
             self._runtime = _open_runtime(model, self.streams)
-            shape = self._runtime.get_inputs()[0].shape
+            self.size = _find_size([(item.name, item.type, item.shape) for item in self._runtime.get_inputs()])
             self._names = [output.name for output in self._runtime.get_outputs()]
-        self.size = (int(shape[1]), int(shape[2]))
 
     def run(self, images: UInt8, outputs: tuple[str, ...] | None = None) -> dict[str, Float32]:
         """Return the named outputs (all by default), each (N, ...), for images (N, height, width).
 
         Raises:
-            ValueError: the images are of another size or type.
+            ValueError: the images are of another size or type, or there is none.
         """
-        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != self.size:
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != self.size or not len(images):
             raise ValueError(
                 f"Expected uint8 images (N, {self.size[0]}, {self.size[1]}), but got {images.dtype} {images.shape}."
             )
@@ -138,13 +142,37 @@ class Session:
         return {name: request.get_tensor(name).data[:count].copy() for name in names}
 
 
-def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) -> Any:  # noqa: ANN401
+def _find_size(inputs: Sequence[tuple[str, str, Sequence[object]]]) -> tuple[int, int]:
+    """Return height and width of a graph's one input, which takes films.
+
+    Args:
+        inputs: name, type and shape of each, as the engine names them.
+    """
+    match list(inputs):
+        case [("image", "u8" | "tensor(uint8)", (_, int(height), int(width)))]:
+            return height, width
+    raise BundleError(
+        f"Expected a graph with one input 'image' of uint8 (N, height, width), but got {list(inputs)}. "
+        "Fetch or train the bundle anew."
+    )
+
+
+def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) -> tuple[Any, tuple[int, int]]:
     core = openvino.Core()
     try:
         graph = core.read_model(model=model)
-        _, height, width = graph.inputs[0].partial_shape
-        graph.reshape({"image": [batch_size, height.get_length(), width.get_length()]})
-        return core.compile_model(
+        size = _find_size(
+            [
+                (
+                    item.get_any_name(),
+                    item.get_element_type().get_type_name(),
+                    [axis.get_length() if axis.is_static else str(axis) for axis in item.partial_shape],
+                )
+                for item in graph.inputs
+            ]
+        )
+        graph.reshape({"image": [batch_size, *size]})
+        compiled = core.compile_model(
             graph,
             "CPU",
             {
@@ -153,6 +181,7 @@ def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) 
                 "NUM_STREAMS": streams,
             },
         )
+        return compiled, size
     except RuntimeError as error:
         raise BundleError(
             "The model's graph cannot be read by OpenVINO: expected ONNX with one uint8 input."

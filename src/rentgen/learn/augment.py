@@ -30,7 +30,7 @@ def augment(image: UInt8, settings: AugmentSettings, rng: np.random.Generator) -
         rng: all randomness comes from here.
 
     Returns:
-        (height, width) uint8; what comes in from outside the film is black.
+        (height, width) uint8; what comes in from outside the film is black before tones change.
     """
     return _tones(_geometry(image, settings, rng), settings, rng)
 

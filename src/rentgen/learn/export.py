@@ -22,6 +22,8 @@ from rentgen.learn.backbones import Backbone
 from rentgen.learn.head import Head
 
 OUTPUTS = ("logits", "embedding", "activation_maps")
+OPSET = 20
+"""Of ONNX; pinned, so that what torch prefers does not decide who can read a bundle."""
 
 
 class _Features(nn.Module):
@@ -48,6 +50,7 @@ def export_backbone(backbone: Backbone, size: tuple[int, int]) -> bytes:
             (sample,),
             dynamo=True,
             verbose=False,
+            opset_version=OPSET,
             input_names=["image"],
             output_names=["embedding", "feature_map"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),

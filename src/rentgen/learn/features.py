@@ -1,22 +1,26 @@
 """Features of a frozen backbone: computed once per film and view, cached on disk by content.
 
-A cache folder has one space per (backbone weights, preprocessing, engine and precision), and a space has shards. A
-shard is a float16 matrix (`<name>.npy`) and the keys of its rows (`<name>.keys`). The matrix is written and synced
-first, the keys last and by a rename, so that a shard without keys does not exist: a run killed at any moment leaves at
-most a stray matrix, and the next run goes on after the last whole shard. Several runs may write to one space.
+A cache folder has one space per (backbone weights, preprocessing, engine and precision, version of this package), and a
+space has shards. A shard is a float16 matrix (`<name>.npy`) and the keys of its rows with a checksum of both
+(`<name>.keys`). The matrix is written and synced first, the keys last and by a rename, so that a shard without keys
+does not exist: a run killed at any moment leaves at most a stray matrix, and the next run goes on after the last whole
+shard. Several runs may write to one space.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,9 @@ SHARD_ROWS = 1024
 SHARD_SECONDS = 20.0
 """A shard is closed after so many rows or seconds, whichever comes first: that is what a kill can cost."""
 KEY_BYTES = 32
+CHECKSUM_BYTES = 4
+CHUNK_BATCHES = 4
+"""A worker takes films until their views fill whole batches, or about so many batches."""
 IN_MEMORY_BYTES = 2 << 30
 """Features of one view beyond this size are gathered in a memory-mapped file, not in memory."""
 
@@ -134,7 +141,7 @@ def cached_graph(backbone: Backbone, size: tuple[int, int], cache: Path) -> byte
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file():
         graph = path.read_bytes()
-        if hashlib.sha256(graph).hexdigest() == seal.read_text():
+        if hashlib.sha256(graph).hexdigest().encode() == seal.read_bytes():
             return graph
         logger.warning("the cached graph %s is damaged and is exported anew", path.name)
     graph = export_backbone(backbone, size)
@@ -166,7 +173,7 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "space.json").is_file():
             _write_whole(self.folder / "space.json", lambda file: file.write(text.encode()))
-        self._shards: list[Half] = []
+        self._shards: list[Path] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         for keys in sorted(self.folder.glob("*.keys")):
             self._open(keys)
@@ -184,8 +191,11 @@ class FeatureStore:
         if not np.isfinite(rows).all():
             raise DataError("The backbone gave features that are not finite in half precision: check its weights.")
         name = self.folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}"
-        _write_whole(name.with_suffix(".npy"), lambda file: np.save(file, rows, allow_pickle=False))
-        _write_whole(name.with_suffix(".keys"), lambda file: file.write(b"".join(keys)))
+        matrix = io.BytesIO()
+        np.save(matrix, rows, allow_pickle=False)
+        packed = b"".join(keys)
+        _write_whole(name.with_suffix(".npy"), lambda file: file.write(matrix.getvalue()))
+        _write_whole(name.with_suffix(".keys"), lambda file: file.write(packed + _checksum(packed, matrix.getvalue())))
         self._open(name.with_suffix(".keys"))
 
     def gather(self, keys: Sequence[bytes], scratch: Path) -> Half:
@@ -204,22 +214,25 @@ class FeatureStore:
         places = np.array([self._places[key] for key in keys], np.int64).reshape(-1, 2)
         for shard in np.unique(places[:, 0]):
             chosen = np.flatnonzero(places[:, 0] == shard)
-            out[chosen] = self._shards[shard][places[chosen, 1]]
+            # Opened here and not kept: a mapped file holds a descriptor, and a large cache has more shards than those.
+            rows = np.load(self._shards[shard], mmap_mode="r", allow_pickle=False)
+            out[chosen] = rows[places[chosen, 1]]
         return out
 
     def _open(self, keys: Path) -> None:
-        packed = keys.read_bytes()
+        sealed = keys.read_bytes()
+        packed, checksum = sealed[:-CHECKSUM_BYTES], sealed[-CHECKSUM_BYTES:]
         matrix = keys.with_suffix(".npy")
         try:
-            rows: Half = np.load(matrix, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            rows = np.empty((0, 0), np.float16)
-        if rows.shape != (len(packed) // KEY_BYTES, self.features) or rows.dtype != np.float16:
+            whole = checksum == _checksum(packed, matrix.read_bytes())
+        except FileNotFoundError:
+            whole = False
+        if not whole:
             logger.warning("the cached shard %s is damaged and is computed anew", matrix.name)
             return
         number = len(self._shards)
-        self._shards.append(rows)
-        for row in range(len(rows)):
+        self._shards.append(matrix)
+        for row in range(len(packed) // KEY_BYTES):
             self._places[packed[row * KEY_BYTES : (row + 1) * KEY_BYTES]] = (number, row)
 
 
@@ -253,7 +266,13 @@ def extract(
     Raises:
         InputError: a file can no longer be read, or is not what was listed.
     """
-    identity = {**extractor.identity, "preprocessing": preprocessing.to_dict(), "pooling": "mean"}
+    identity = {
+        **extractor.identity,
+        "preprocessing": preprocessing.to_dict(),
+        "pooling": "mean",
+        # Another version may read, prepare or augment differently.
+        "rentgen": version("rentgen"),
+    }
     store = FeatureStore(cache, identity, extractor.features)
     todo: list[tuple[Film, list[int]]] = []
     wanted: set[bytes] = set()
@@ -276,16 +295,33 @@ def extract(
                 rng = view_rng(film.content_hash, view, seed)
                 images.append(prepared if view == 0 else augment(prepared, settings, rng))
                 keys.append(view_key(film.content_hash, view, settings, seed))
-        return keys, extractor.run(np.stack(images)).astype(np.float16)
+        size = extractor.batch_size
+        rows = [extractor.run(np.stack(images[start : start + size])) for start in range(0, len(images), size)]
+        with np.errstate(over="ignore"):  # the store refuses what does not fit
+            return keys, np.concatenate(rows).astype(np.float16)
 
-    per_film = 1 + max((len(views) for _, views in todo), default=0)
-    size = max(1, extractor.batch_size // max(1, per_film - 1))
-    chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
-    # More workers than streams: while some wait for the engine, others read and prepare.
+    chunks = list(_chunks(todo, extractor.batch_size))
     done = len(films) - len(todo)
     results = imap(compute, chunks, workers=extractor.workers, ahead=4 * cores())
     _collect(store, zip(chunks, results, strict=True), done, len(films), progress)
     return store
+
+
+def _chunks(todo: Iterable[tuple[Film, list[int]]], batch_size: int) -> Iterator[list[tuple[Film, list[int]]]]:
+    """Yield films whose views together fill whole batches, as nearly as they can.
+
+    The engine pads a part of a batch, and that costs as much as a whole one.
+    """
+    chunk: list[tuple[Film, list[int]]] = []
+    images = 0
+    for film, views in todo:
+        chunk.append((film, views))
+        images += len(views)
+        if images % batch_size == 0 or images >= CHUNK_BATCHES * batch_size:
+            yield chunk
+            chunk, images = [], 0
+    if chunk:
+        yield chunk
 
 
 def _collect(
@@ -325,6 +361,10 @@ def _prepare(film: Film, preprocessing: Preprocessing) -> UInt8:
 
 def _changes(settings: AugmentSettings) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name != "views"}
+
+
+def _checksum(keys: bytes, matrix: bytes) -> bytes:
+    return zlib.crc32(keys, zlib.crc32(matrix)).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def _write_whole(path: Path, write: Callable[[Any], object]) -> None:

@@ -79,8 +79,10 @@ def train_head(
 ) -> tuple[Head, History]:
     """Return the head with the lowest validation loss, and how training went.
 
-    Training figures are those of the epoch's own batches, with dropout and augmented views on, as Keras reports them.
-    The test part is recorded after each epoch and looked at by nothing.
+    The loss that is minimised is torch.nn.CrossEntropyLoss's, class weights and label smoothing included. The history
+    has plain cross-entropy, so that settings compare; training figures are those of the epoch's own batches, with
+    dropout and augmented views on, as Keras reports them. The test part is recorded after each epoch and looked at by
+    nothing.
 
     Args:
         train: fits the weights; each epoch takes one view of each film at random.
@@ -93,8 +95,8 @@ def train_head(
     Raises:
         DataError: a part is empty.
     """
-    for name, part in (("training", train), ("validation", validation)):
-        if len(part) == 0:
+    for name, part in (("training", train), ("validation", validation), ("test", test)):
+        if part is not None and len(part) == 0:
             raise DataError(f"Expected films in the {name} part, but it is empty.")
     generator = torch.Generator().manual_seed(settings.seed)
     loop = _Loop(train, settings, classes, generator)
@@ -200,13 +202,13 @@ class _Loop:
         view = torch.randint(len(self.views), (count,), generator=self.generator)
         keep = torch.rand(count, settings.hidden, generator=self.generator).ge_(settings.dropout)
         keep /= 1 - settings.dropout
-        smoothed = _smooth(self.labels, self.classes, settings.label_smoothing)[order]
+        target = (_smooth(self.labels, self.classes, settings.label_smoothing) * self.class_weight)[order]
         weight = self.class_weight[self.labels][order]
         logits = torch.empty(count, self.classes)
         for start in range(0, count, settings.batch_size):
             stop = min(start + settings.batch_size, count)
             batch = self._gather(order[start:stop], view[start:stop])
-            self._step(batch, smoothed[start:stop], weight[start:stop], keep[start:stop], logits[start:stop])
+            self._step(batch, target[start:stop], weight[start:stop], keep[start:stop], logits[start:stop])
         return _figures(logits, self.labels[order])
 
     def _gather(self, films: Tensor, view: Tensor) -> Tensor:
@@ -223,8 +225,9 @@ class _Loop:
         hidden = torch.addmm(b1, batch, w1.t()).relu_()  # (B, hidden)
         dropped = hidden * keep  # (B, hidden)
         torch.addmm(b2, dropped, w2.t(), out=logits)  # (B, classes)
-        # The mean over the batch is weighted, as torch.nn.CrossEntropyLoss does it.
-        wrong = (logits.softmax(1) - target) * (weight / weight.sum()).unsqueeze(1)  # (B, classes)
+        # As torch.nn.CrossEntropyLoss has it: each class's share of a smoothed target has that class's weight, and the
+        # mean is over the weights of the films' own classes.
+        wrong = (logits.softmax(1) * target.sum(1, keepdim=True) - target) / weight.sum()  # (B, classes)
         gw1, gb1, gw2, gb2 = self.gradients
         torch.mm(wrong.t(), dropped, out=gw2)
         torch.sum(wrong, 0, out=gb2)
@@ -276,4 +279,4 @@ def _stacked(views: Sequence[FeatureMatrix]) -> Tensor | None:
     """Return all views below each other, in memory as float32, when they are small enough."""
     if sum(view.size for view in views) * 4 > PRELOAD_BYTES:
         return None
-    return torch.from_numpy(np.concatenate([np.asarray(view, np.float32) for view in views]))
+    return torch.from_numpy(np.concatenate(views, dtype=np.float32))
