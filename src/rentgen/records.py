@@ -132,7 +132,7 @@ class Radiograph:
         modality: DICOM Modality.
         body_part_examined: DICOM BodyPartExamined.
         view_position: DICOM ViewPosition.
-        notes: what a careful reader should know: `lossy compression`, `first of 3 windows`, a contradiction in the header.
+        notes: what a careful reader should know: `lossy compression`, `first of 3 windows`, a contradiction.
     """
 
     pixels: Pixels = field(repr=False)
@@ -167,12 +167,14 @@ class Preprocessing:
         width: of the input, pixels.
         resize: squash or pad.
         crop_borders: cut black borders away first.
+        smooth_px: standard deviation of a Gaussian low-pass on the resized film, input pixels, in [0, 16]; 0 for none.
     """
 
     height: int = 224
     width: int = 224
     resize: ResizeMode = ResizeMode.SQUASH
     crop_borders: bool = False
+    smooth_px: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
@@ -180,6 +182,8 @@ class Preprocessing:
                 raise SettingError(
                     f"Expected preprocessing {name} to be a whole number in [16, 4096], but got {value!r}."
                 )
+        if not 0 <= self.smooth_px <= 16:
+            raise SettingError(f"Expected preprocessing smooth_px to be in [0, 16], but got {self.smooth_px!r}.")
         if self.resize not in tuple(ResizeMode):
             allowed = ", ".join(ResizeMode)
             raise SettingError(f"Expected preprocessing resize to be one of {allowed}, but got {str(self.resize)!r}.")
@@ -192,6 +196,7 @@ class Preprocessing:
             "width": self.width,
             "resize": str(self.resize),
             "crop_borders": self.crop_borders,
+            "smooth_px": self.smooth_px,
         }
 
     @classmethod

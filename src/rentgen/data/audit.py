@@ -284,22 +284,33 @@ def _find_leaks(shared: int, pairs: Sequence[DuplicatePair], *, parted: bool) ->
             f"{_count(shared, 'patient')} with films in more than one part: figures measured on one part flatter "
             "what was taught on another. Divide the set by patient."
         )
-    across = sum(not pair.same_split for pair in pairs)
-    if across:
-        findings.append(
-            f"{_count(across, 'pair')} of the same film in different parts: keep each film in one part only."
-        )
-    strangers = sum(not pair.same_patient for pair in pairs)
-    if strangers and not parted:
-        findings.append(
-            f"{_count(strangers, 'pair')} of the same film under two patients: a split by patient alone may tear them "
-            "apart."
-        )
-    torn = sum(not pair.same_label for pair in pairs)
-    if torn:
-        findings.append(f"{_count(torn, 'pair')} of the same film with different labels: one of the two is wrong.")
-    if pairs:
-        findings.append(f"{_count(len(pairs), 'pair')} of the same film in all: those films count twice.")
+    exact = [pair for pair in pairs if pair.exact]
+    near = [pair for pair in pairs if not pair.exact]
+    # What is near may still be two films: only a human who looks at both can tell.
+    kinds = (
+        (exact, "of the same film", ""),
+        (near, "of what looks like the same film", "look at both; if it is one, "),
+    )
+    for chosen, what, look in kinds:
+        across = sum(not pair.same_split for pair in chosen)
+        if across:
+            findings.append(
+                f"{_count(across, 'pair')} {what} in different parts: {look}keep each film in one part only."
+            )
+    for chosen, what, look in kinds:
+        strangers = sum(not pair.same_patient for pair in chosen)
+        if strangers and not parted:
+            findings.append(
+                f"{_count(strangers, 'pair')} {what} under two patients: {look}a split by patient alone may tear them "
+                "apart."
+            )
+    for chosen, what, look in kinds:
+        torn = sum(not pair.same_label for pair in chosen)
+        if torn:
+            findings.append(f"{_count(torn, 'pair')} {what} with different labels: {look}one of the two is wrong.")
+    for chosen, what, look in kinds:
+        if chosen:
+            findings.append(f"{_count(len(chosen), 'pair')} {what} in all: {look}those films count twice.")
     return findings
 
 

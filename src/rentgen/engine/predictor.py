@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +14,7 @@ from rentgen.bundle import read as read_bundle
 from rentgen.engine.gate import check_radiograph
 from rentgen.engine.session import TOLERANCE, EngineName, Precision, Session
 from rentgen.errors import BundleError, InputError
-from rentgen.images.prepare import map_to_native, prepare
+from rentgen.images.prepare import fit, map_to_native, prepare, smooth
 from rentgen.images.read import read
 from rentgen.parallel.local import imap
 from rentgen.records import Card, Float32, Float64, Prediction, Prepared, Radiograph, Status, UInt8
@@ -24,7 +24,7 @@ Source = str | Path | bytes
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A source after reading: a prepared film, or the reason why there is none."""
+    """A source after reading: a prepared film and what the gate says of it, or the reason why there is none."""
 
     name: str
     content_hash: str | None
@@ -108,8 +108,7 @@ class Predictor:
 
     def predict_film(self, film: Radiograph, *, name: str = "film", maps: bool = False) -> Prediction:
         """Return the prediction for a film that was read already."""
-        prepared = prepare(film, self.card.preprocessing)
-        return self._infer([_Opened(name, film.content_hash, prepared, ())], maps)[0]
+        return self._infer([self._prepare(name, film)], maps)[0]
 
     def _answer(self, sources: list[Source], maps: bool) -> list[Prediction]:
         return self._infer([self._open(source) for source in sources], maps)
@@ -117,10 +116,17 @@ class Predictor:
     def _open(self, source: Source) -> _Opened:
         name = "bytes" if isinstance(source, bytes) else str(source)
         try:
-            film = read(source)
-            return _Opened(name, film.content_hash, prepare(film, self.card.preprocessing), ())
+            return self._prepare(name, read(source))
         except InputError as error:
             return _Opened(name, None, None, (error.reason,))
+
+    def _prepare(self, name: str, film: Radiograph) -> _Opened:
+        preprocessing = self.card.preprocessing
+        fitted = fit(film, preprocessing)
+        # The gate looks before smoothing, which would make noise look like anatomy.
+        reasons = check_radiograph(fitted.pixels)
+        prepared = replace(fitted, pixels=smooth(fitted.pixels, preprocessing.smooth_px))
+        return _Opened(name, film.content_hash, prepared, reasons)
 
     def _infer(self, opened: list[_Opened], maps: bool) -> list[Prediction]:
         images = [item.prepared.pixels for item in opened if item.prepared is not None]
@@ -136,13 +142,12 @@ class Predictor:
         self, item: _Opened, prepared: Prepared, answers: dict[str, Float32], row: int, maps: bool
     ) -> Prediction:
         probabilities = softmax(answers["logits"][row])
-        reasons = check_radiograph(prepared.pixels)
         return Prediction(
             path=item.name,
-            status=Status.OUT_OF_SCOPE if reasons else Status.OK,
+            status=Status.OUT_OF_SCOPE if item.reasons else Status.OK,
             label=self.card.classes[int(probabilities.argmax())],
             probabilities=dict(zip(self.card.classes, probabilities.tolist(), strict=True)),
-            reasons=reasons,
+            reasons=item.reasons,
             content_hash=item.content_hash,
             activation_maps=answers["activation_maps"][row] if maps else None,
             geometry=prepared.geometry if maps else None,

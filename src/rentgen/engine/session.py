@@ -20,6 +20,8 @@ from rentgen.records import Float32, UInt8
 
 MAX_STREAMS = 64
 
+_FIRST_USE = threading.Lock()
+
 
 class EngineName(StrEnum):
     """Who runs the graph."""
@@ -105,6 +107,10 @@ class Session:
             self.precision = best_precision(Precision(precision))
             self._compiled, self.size = _compile(model, self.precision, batch_size, self.streams)
             self._names = [output.get_any_name() for output in self._compiled.outputs]
+            # OpenVINO's Python layer fills tables on first use, under locks that two threads can turn into a deadlock
+            # with the interpreter's own (seen in 2026.4: Tensor.data). So the first use of all is made alone, here.
+            with _FIRST_USE:
+                self._run_batch(np.zeros((batch_size, *self.size), np.uint8), tuple(self._names))
         else:
             if Precision(precision) is Precision.BF16:
                 raise SettingError("ONNX Runtime computes in f32 only, but bf16 was asked for. Use f32 or auto.")

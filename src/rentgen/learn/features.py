@@ -31,7 +31,7 @@ import torch
 
 from rentgen.engine.session import Precision, Session
 from rentgen.errors import DataError, InputError
-from rentgen.images.prepare import prepare
+from rentgen.images.prepare import fit, smooth
 from rentgen.images.read import read
 from rentgen.learn.augment import augment, view_rng
 from rentgen.learn.backbones import Backbone
@@ -290,10 +290,11 @@ def extract(
         keys: list[bytes] = []
         images: list[UInt8] = []
         for film, views in chunk:
-            prepared = _prepare(film, preprocessing)
+            fitted = _fit(film, preprocessing)
             for view in views:
                 rng = view_rng(film.content_hash, view, seed)
-                images.append(prepared if view == 0 else augment(prepared, settings, rng))
+                seen = fitted if view == 0 else augment(fitted, settings, rng)
+                images.append(smooth(seen, preprocessing.smooth_px))
                 keys.append(view_key(film.content_hash, view, settings, seed))
         size = extractor.batch_size
         rows = [extractor.run(np.stack(images[start : start + size])) for start in range(0, len(images), size)]
@@ -352,11 +353,11 @@ def _collect(
         store.add(keys, np.concatenate(rows))
 
 
-def _prepare(film: Film, preprocessing: Preprocessing) -> UInt8:
+def _fit(film: Film, preprocessing: Preprocessing) -> UInt8:
     radiograph = read(film.path)
     if radiograph.content_hash != film.content_hash:
         raise InputError(film.path, "the file changed while it was in use; start again.")
-    return prepare(radiograph, preprocessing).pixels
+    return fit(radiograph, preprocessing).pixels
 
 
 def _changes(settings: AugmentSettings) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Recipe:
     """Every setting of a training, in the tables of its TOML file."""
 
     data: DataSettings = field(default_factory=DataSettings)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(smooth_px=2.0))
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
@@ -157,16 +157,11 @@ class Recipe:
         Raises:
             SettingError: an unknown table or key (with the nearest name), or a value that is not allowed.
         """
-        kinds: dict[str, Any] = {
-            "data": DataSettings,
-            "preprocessing": Preprocessing,
-            "backbone": BackboneSettings,
-            "augment": AugmentSettings,
-            "head": HeadSettings,
-        }
+        defaults = cls()
+        names = {item.name: getattr(defaults, item.name) for item in fields(defaults)}
         for name in tables:
-            _known("table", name, kinds)
-        return cls(**{name: _build(kind, name, tables.get(name, {})) for name, kind in kinds.items()})
+            _known("table", name, names)
+        return cls(**{name: _build(default, name, tables.get(name, {})) for name, default in names.items()})
 
     def change(self, table: str, **values: object) -> Self:
         """Return the recipe with other values in one table."""
@@ -210,15 +205,16 @@ def text(name_or_path: str | Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _build(kind: type[Settings], table: str, values: object) -> Settings:
+def _build(default: Settings, table: str, values: object) -> Settings:
     if not isinstance(values, Mapping):
         raise SettingError(f"Expected a table [{table}] in the recipe, but got {values!r}.")
-    defaults = {item.name: getattr(kind(), item.name) for item in fields(kind)}  # type: ignore[arg-type]
+    defaults = {item.name: getattr(default, item.name) for item in fields(default)}  # type: ignore[arg-type]
     checked = {}
     for name, value in values.items():
         _known(f"key in [{table}]", name, defaults)
         checked[name] = _typed(f"{table}.{name}", value, defaults[name])
-    return kind(**checked)
+    changed: Settings = replace(default, **checked)  # type: ignore[type-var]
+    return changed
 
 
 def _typed(name: str, value: object, default: object) -> object:
