@@ -136,12 +136,7 @@ def train_reference(train: Features, settings: HeadSettings, classes: int) -> tu
     ],
     ids=["plain", "no-dropout", "weights", "smoothing", "weights-and-smoothing", "one-batch", "one-unit"],
 )
-@pytest.mark.parametrize("preload", [True, False], ids=["resident", "mapped"])
-def test_training_is_what_torch_does_with_autograd(
-    settings: HeadSettings, preload: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not preload:
-        monkeypatch.setattr(heads, "PRELOAD_BYTES", 0)
+def test_training_is_what_torch_does_with_autograd(settings: HeadSettings) -> None:
     head, history = trained(settings)
     after, expected = train_reference(TRAIN, settings, CLASSES)
     for name in PARTS:

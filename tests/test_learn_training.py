@@ -75,6 +75,8 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
 def test_the_same_recipe_gives_the_same_model(
     base: Training, small: Path, recipe: Recipe, cache: Path, tmp_path: Path
 ) -> None:
+    # The graph is kept, because exporting it takes longest; features and head are computed anew.
+    shutil.copytree(cache / "graphs", tmp_path / "cache" / "graphs")
     cold = run(small, tmp_path, recipe, tmp_path / "cache")
     warm = run(small, tmp_path, recipe, tmp_path / "cache")
     for again in (cold, warm):
@@ -148,6 +150,7 @@ SETTINGS: list[tuple[str, str, object]] = [
     ("preprocessing", "width", 96),
     ("preprocessing", "resize", "pad"),
     ("preprocessing", "crop_borders", True),
+    ("preprocessing", "smooth_px", 5.0),
     ("backbone", "name", "test_efficientnet"),
     ("backbone", "engine", "torch"),
     ("backbone", "precision", "bf16"),
@@ -266,10 +269,10 @@ def test_unreadable_films_are_left_out_and_listed(small: Path, recipe: Recipe, c
 
 
 def test_one_class_cannot_be_taught(small: Path, recipe: Recipe, cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Expected at least two classes in .*, but got 0: no labels"):
+    with pytest.raises(DataError, match=r"Expected at least two classes in .*, but got 0: no labels"):
         run(small / "normal", tmp_path, recipe, cache)
     rows = [{"path": str(path), "label": "normal"} for path in sorted((small / "normal").glob("*.png"))]
-    with pytest.raises(DataError, match="Expected at least two classes in .*, but got 1: normal"):
+    with pytest.raises(DataError, match=r"Expected at least two classes in .*, but got 1: normal"):
         run(write_csv(tmp_path / "one.csv", rows), tmp_path, recipe, cache)
 
 
@@ -330,7 +333,7 @@ def test_copies_of_a_film_under_two_names_do_not_part(small: Path, recipe: Recip
 def test_what_can_fail_at_once_fails_at_once(small: Path, recipe: Recipe, cache: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="Expected the name of a timm model, but got 'resnet5o'"):
         run(tmp_path / "nowhere", tmp_path, recipe.change("backbone", name="resnet5o"), cache)
-    with pytest.raises(DataError, match="nowhere is not there. Expected a folder of films or a CSV"):
+    with pytest.raises(DataError, match=r"nowhere is not there. Expected a folder of films or a CSV"):
         run(tmp_path / "nowhere", tmp_path, recipe, cache)
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match="The bundle cannot be written to"):
@@ -342,7 +345,7 @@ def test_too_few_patients_are_told(tmp_path: Path, recipe: Recipe, cache: Path) 
         (tmp_path / "films" / label).mkdir(parents=True)
         for number in range(2):
             (tmp_path / "films" / label / f"{number}.png").write_bytes(png(film8(seed=ord(label) + number)))
-    with pytest.raises(DataError, match="part has no film of 'a': the set has 2 films of it from 2 patients"):
+    with pytest.raises(DataError, match=r"part has no film of '[ab]': the set has 2 films of it from 2 patients"):
         run(tmp_path / "films", tmp_path, recipe, cache)
 
 

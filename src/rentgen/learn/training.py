@@ -7,7 +7,7 @@ import platform
 import secrets
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -104,7 +104,6 @@ class Training:
         audit: of the films.
         validation: how the bundle did on the part that chose it.
         test: how it did on the part that only measures; None where there is none.
-        seconds: wall time by stage.
     """
 
     bundle: Bundle
@@ -112,7 +111,6 @@ class Training:
     audit: Audit
     validation: Judgement
     test: Judgement | None
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
