@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rentgen.data.audit import examine
 from rentgen.data.listing import list_images
 from rentgen.data.split import select, split
-from rentgen.engine.session import Precision, best_precision
+from rentgen.engine.session import best_precision
 from rentgen.images.phantom import write_set
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
@@ -36,7 +36,7 @@ from rentgen.learn.features import Film, cached_graph, extract, openvino_extract
 from rentgen.learn.head import Features, initial_weights, train_head
 from rentgen.learn.recipe import AugmentSettings, HeadSettings
 from rentgen.parallel.local import cores
-from rentgen.records import History, Listing, Preprocessing, Split, UInt8
+from rentgen.records import History, Listing, Precision, Preprocessing, Split, UInt8
 
 PREPROCESSING = Preprocessing()
 NO_VIEWS = AugmentSettings(views=0)

@@ -144,9 +144,7 @@ def test_a_newer_version_is_refused_and_says_what_to_do(written: Path) -> None:
     members = unpack(written)
     manifest = json.loads(members["manifest.json"]) | {"version": 2}
     pack(written, members | {"manifest.json": json.dumps(manifest).encode()})
-    with pytest.raises(
-        BundleError, match=r"is a bundle of version 2, but this Rentgen reads up to 1. Upgrade"
-    ):
+    with pytest.raises(BundleError, match=r"is a bundle of version 2, but this Rentgen reads up to 1. Upgrade"):
         read(written)
 
 

@@ -161,7 +161,6 @@ def test_the_road_in_processes_of_their_own(small: Path, tmp_path: Path) -> None
         (["evaluate", "x.rentgen", "data", "--part", "exam"], 2, "Invalid value"),
         (["train", "data"], 2, "Missing option"),
         (["inspect", "x.rentgen"], 1, "There is no file x.rentgen"),
-        (["train", "absent", "--out", "x.rentgen", "--backbone", "test_resnet", "--weights", "random"], 1, "absent"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -380,6 +379,14 @@ def test_inspect_verifies(trained: Trained, run: Run) -> None:
     card = strict(run("inspect", trained.bundle, "--json", "-").out)
     assert card["bundle_id"] == trained.training.bundle.bundle_id
     assert card["classes"] == CLASSES
+
+
+def test_train_names_what_is_missing(run: Run, tmp_path: Path) -> None:
+    asked = ("train", tmp_path / "absent", "--out", tmp_path / "x.rentgen", "--backbone", "test_resnet")
+    found = run(*asked, "--weights", "random")
+    assert (found.code, f"{tmp_path / 'absent'} is not there" in found.words) == (1, True)
+    weights = run(*asked, "--weights", tmp_path / "no.safetensors")
+    assert (weights.code, "Expected a weights file, but there is none at" in weights.words) == (1, True)
 
 
 def test_recipe_prints_toml_as_it_was_written(run: Run, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from rentgen.cli import app
 from rentgen.data.audit import audit, examine
 from rentgen.data.listing import list_images
 from rentgen.engine.predictor import Predictor
-from rentgen.engine.session import Precision
 from rentgen.images.limits import DEFAULT_LIMITS
 from rentgen.images.phantom import Finding, draw, to_dicom
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn.recipe import Recipe
+from rentgen.records import Precision
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -15,10 +15,10 @@ from made import film8, png
 from rentgen import bundle as bundles
 from rentgen.bundle import Golden
 from rentgen.engine.predictor import Predictor, Source, heat_map, replay, softmax
-from rentgen.engine.session import EngineName, Precision, Session
+from rentgen.engine.session import Session
 from rentgen.errors import BundleError
 from rentgen.images.read import read
-from rentgen.records import Preprocessing, Status
+from rentgen.records import EngineName, Precision, Preprocessing, Status
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 from conftest import Trained
 from onnx import TensorProto, helper
 
-from rentgen.engine.session import EngineName, Precision, Session, best_precision
+from rentgen.engine.session import Session, best_precision
 from rentgen.errors import BundleError, SettingError
-from rentgen.records import UInt8
+from rentgen.records import EngineName, Precision, UInt8
 
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 OUTPUTS = {"logits", "embedding", "activation_maps"}

@@ -12,11 +12,11 @@ import pytest
 import torch
 from made import film8
 
-from rentgen.engine.session import EngineName, Session
+from rentgen.engine.session import Session
 from rentgen.learn.backbones import Backbone, Layout, load
 from rentgen.learn.export import OPSET, OUTPUTS, TorchClassifier, export_backbone, join_head
 from rentgen.learn.head import Head
-from rentgen.records import Float32, UInt8
+from rentgen.records import EngineName, Float32, UInt8
 
 SIZE = (64, 96)
 NETWORKS = {"test_resnet": Layout.NCHW, "test_mambaout": Layout.NHWC, "test_vit": Layout.NLC}

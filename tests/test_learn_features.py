@@ -17,7 +17,7 @@ import pytest
 import torch
 from made import film8, png
 
-from rentgen.engine.session import Precision, best_precision
+from rentgen.engine.session import best_precision
 from rentgen.errors import DataError, InputError
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
@@ -36,7 +36,7 @@ from rentgen.learn.features import (
     view_key,
 )
 from rentgen.learn.recipe import AugmentSettings
-from rentgen.records import Float32, Preprocessing, ResizeMode, UInt8
+from rentgen.records import Float32, Precision, Preprocessing, ResizeMode, UInt8
 
 PREPROCESSING = Preprocessing(32, 32)
 SETTINGS = AugmentSettings(views=2)

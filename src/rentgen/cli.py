@@ -9,17 +9,17 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import numpy as np
 import platformdirs
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rentgen import __version__
 from rentgen.errors import RentgenError
-from rentgen.records import DISCLAIMER, Prediction, Split, Status
+from rentgen.records import DISCLAIMER, EngineName, Precision, Prediction, Split, Status
 from rentgen.terminal import (
     card_table,
     err,
@@ -33,6 +33,9 @@ from rentgen.terminal import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from rentgen.engine.predictor import Predictor
+
 app = typer.Typer(
     name="rentgen",
     no_args_is_help=True,
@@ -45,10 +48,19 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Sets of films: known ones, and the audit of your own.")
 app.add_typer(data_app, name="data")
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="FILE.rentgen", help="A bundle that `rentgen train` wrote.")]
+
+def _cache() -> Path:
+    return Path(platformdirs.user_cache_dir("rentgen", appauthor=False))
+
+
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle (FILE.rentgen) that `rentgen train` wrote.")
+]
 DataArgument = Annotated[
     Path,
-    typer.Argument(help="A folder of class folders, a CSV (path,label[,patient,split]) or a DICOM tree with a CSV."),
+    typer.Argument(
+        metavar="DATA", help="A folder of class folders, a CSV (path,label[,patient,split]) or a DICOM tree with a CSV."
+    ),
 ]
 PatternOption = Annotated[
     str | None,
@@ -57,8 +69,8 @@ PatternOption = Annotated[
         help="A regular expression whose first group is the patient in a file name, such as '^(P[0-9]+)_'.",
     ),
 ]
-PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: auto (bf16 where the processor has it), f32 or bf16.")]
-EngineOption = Annotated[str, typer.Option(help="Who runs the graph: openvino, or onnxruntime (an extra).")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic; auto is bf16 where the processor has it.")]
+EngineOption = Annotated[EngineName, typer.Option(help="Who runs the graph; onnxruntime is an extra.")]
 
 
 def main() -> None:
@@ -162,7 +174,9 @@ def train(
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the report goes. Default: beside the bundle.")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where features are kept between runs.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help=f"Where features are kept between runs. Default: {_cache()}")
+    ] = None,
     patient_pattern: PatternOption = None,
     licence: Annotated[
         list[str] | None,
@@ -175,6 +189,7 @@ def train(
     of the frozen backbone are computed once and cached, so that a second run takes seconds.
     """
     from rentgen.evaluate.report import Report
+    from rentgen.evaluate.report import write as write_report
     from rentgen.learn import recipe as recipes
     from rentgen.learn.training import TrainingPlan
     from rentgen.learn.training import train as run
@@ -214,7 +229,8 @@ def train(
     )
     print_doubts(shown.evaluation)
     print_evaluation(shown.evaluation, f"{destination.name} on its {where}")
-    files = _write_report(
+    files = write_report(
+        report or destination.parent / f"{destination.stem}-report",
         Report(
             card=card,
             evaluation=shown.evaluation,
@@ -226,7 +242,6 @@ def train(
             mistakes=shown.mistakes,
             examples=shown.examples,
         ),
-        report or destination.parent / f"{destination.stem}-report",
     )
     out.print(f"Bundle: {destination}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
@@ -247,8 +262,8 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of patients.", min=0, max=100_000)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
     patient_pattern: PatternOption = None,
-    engine: EngineOption = "openvino",
-    precision: PrecisionOption = "auto",
+    engine: EngineOption = EngineName.OPENVINO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
     """Measure a bundle on a labelled set, with 95 % intervals over patients.
 
@@ -257,8 +272,11 @@ def evaluate(
     from rentgen.data.audit import audit, examine
     from rentgen.data.listing import list_images
     from rentgen.evaluate.judge import GALLERY, judge, select_part
-    from rentgen.evaluate.report import Report
+    from rentgen.evaluate.report import Report, check_installed
+    from rentgen.evaluate.report import write as write_report
 
+    if report is not None:
+        check_installed()
     predictor = _predictor(bundle, engine, precision)
     listing = list_images(data, patient_pattern=patient_pattern)
     with progress_bars(to_stderr=json_file == "-") as progress:
@@ -278,7 +296,8 @@ def evaluate(
     if json_file != "-":
         print_evaluation(figures, f"{bundle.name} on {data}" + (f" ({part} part)" if part else ""))
     if report is not None and examined is not None:
-        files = _write_report(
+        files = write_report(
+            report,
             Report(
                 card=predictor.card,
                 evaluation=figures,
@@ -290,7 +309,6 @@ def evaluate(
                 mistakes=found.mistakes,
                 examples=found.examples,
             ),
-            report,
         )
         err.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
 
@@ -307,8 +325,8 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Write the film with its heat map, in native size, as PNG.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Films per call of the engine.", min=1, max=1024)] = 1,
-    engine: EngineOption = "openvino",
-    precision: PrecisionOption = "auto",
+    engine: EngineOption = EngineName.OPENVINO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
     """Read films and say what the model sees, however many there are.
 
@@ -330,7 +348,11 @@ def predict(
             if json_file is None:
                 out.print(prediction_line(prediction), highlight=False, soft_wrap=True)
             progress("predictions", total, max(total, len(sources)))
+    if json_file not in (None, "-"):
+        out.print(f"{total - failed} results in {json_file}", markup=False, highlight=False, soft_wrap=True)
     if json_file != "-":
+        if heatmaps is not None:
+            out.print(f"Heat maps in {heatmaps}", markup=False, highlight=False, soft_wrap=True)
         out.print(DISCLAIMER, style="dim")
     if failed:
         err.print(f"[red]{failed} of {total} files could not be read.[/]")
@@ -344,8 +366,8 @@ def inspect(
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the whole card as JSON; - for standard output.")
     ] = None,
-    engine: EngineOption = "openvino",
-    precision: PrecisionOption = "auto",
+    engine: EngineOption = EngineName.OPENVINO,
+    precision: PrecisionOption = Precision.AUTO,
 ) -> None:
     """Show what a bundle says of itself; every hash is checked on the way."""
     from rentgen import bundle as bundles
@@ -376,20 +398,23 @@ def recipe(
 @data_app.command("list")
 def data_list() -> None:
     """List the known sets: what they are, what they weigh, and their licence."""
-    from rentgen.data.catalog import DATA_SETS
+    from rentgen.data.catalog import DATA_SETS, Client
 
-    table = Table("name", "films", "size", "classes", "licence", title="Known sets")
+    table = Table(Column("name", no_wrap=True), "films", "size", "classes", "licence", title="Known sets")
     for item in DATA_SETS:
+        drawn = item.client is Client.GENERATED
         size = f"{item.approx_bytes / 1e9:.1f} GB" if item.approx_bytes else "?"
         table.add_row(
             f"[bold]{item.name}[/]",
-            f"{item.images:,}" if item.images else "?",
-            size,
+            f"{item.images:,}" if item.images else "any" if drawn else "?",
+            "none" if drawn else size,
             ", ".join(item.classes) or "?",
             item.licence or "unknown",
         )
     out.print(table)
-    out.print("Fetch one: rentgen data get NAME DIR", highlight=False)
+    out.print(
+        "Fetch one: rentgen data get NAME DIR. What is known to be wrong with each: docs/datasets.md", highlight=False
+    )
 
 
 @data_app.command("get")
@@ -404,20 +429,21 @@ def data_get(
     dicom: Annotated[bool, typer.Option("--dicom", help="Draw DICOM files, not PNG (phantom only).")] = False,
 ) -> None:
     """Fetch a known set, or say exactly how to fetch it by hand."""
-    from rentgen.data.catalog import find
+    from rentgen.data.catalog import Client, find
     from rentgen.data.fetch import GetOptions, get
 
     found = find(name)
+    stage = "films" if found.client is Client.GENERATED else "download"
     with progress_bars() as progress:
         ready = get(
             found,
             directory,
-            progress=lambda done, total: progress("download", done, total or 0),
+            progress=lambda done, total: progress(stage, done, total),
             options=GetOptions(finding=finding, films=films, seed=seed, dicom=dicom),
         )
     out.print(f"{found.title}: {found.licence or 'licence unknown'}", markup=False, highlight=False)
     out.print(
-        f"Next: rentgen train {shlex.quote(str(ready))} --out {name}.rentgen",
+        f"Next: rentgen train {shlex.quote(str(ready))} --out {directory.resolve().name}.rentgen",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -446,15 +472,10 @@ def data_audit(
         out.print(describe(found), markup=False, highlight=False, soft_wrap=True)
 
 
-def _predictor(bundle: Path, engine: str, precision: str, batch_size: int = 1) -> Any:  # noqa: ANN401
+def _predictor(bundle: Path, engine: EngineName, precision: Precision, batch_size: int = 1) -> Predictor:
     from rentgen.engine.predictor import Predictor
-    from rentgen.engine.session import EngineName, Precision
 
-    try:
-        names = EngineName(engine), Precision(precision)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}. Engines: openvino, onnxruntime. Precisions: auto, f32, bf16.") from error
-    return Predictor.load(bundle, engine=names[0], precision=names[1], batch_size=batch_size)
+    return Predictor.load(bundle, engine=engine, precision=precision, batch_size=batch_size)
 
 
 def _films(paths: list[Path]) -> list[Path]:
@@ -473,17 +494,8 @@ def _write_overlay(prediction: Prediction, folder: Path, number: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     painted = overlay(read(prediction.path).pixels, heat_map(prediction), caption=CAPTION)
-    (folder / f"{number:06d}-{Path(prediction.path).stem}.png").write_bytes(encode_png(painted))
-
-
-def _write_report(report: Any, directory: Path) -> tuple[Path, ...]:  # noqa: ANN401
-    from rentgen.evaluate.report import write
-
-    return write(directory, report)
-
-
-def _cache() -> Path:
-    return Path(platformdirs.user_cache_dir("rentgen", appauthor=False))
+    name = f"{number:06d}-{Path(prediction.path).stem}-{prediction.label}.png"
+    (folder / name.replace("/", "_")).write_bytes(encode_png(painted))
 
 
 def _command() -> str:

@@ -76,6 +76,26 @@ class Status(StrEnum):
     """The file could not be read."""
 
 
+class EngineName(StrEnum):
+    """Who runs the graph."""
+
+    OPENVINO = "openvino"
+    """The default: fastest on a CPU."""
+    ONNXRUNTIME = "onnxruntime"
+    """For a GPU, or as a second opinion; the extra `onnxruntime`."""
+
+
+class Precision(StrEnum):
+    """The arithmetic of the graph."""
+
+    AUTO = "auto"
+    """bf16 where the processor has it, otherwise f32."""
+    F32 = "f32"
+    """Exact; what golden vectors are made with."""
+    BF16 = "bf16"
+    """Moves logits by about a hundredth."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image of a set, not yet read.

@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Column, Table
 
 from rentgen.records import Card, Evaluation, Prediction, Progress
 
@@ -30,9 +30,10 @@ HEADLINE = (
     "ece",
 )
 STAGES = {
-    "audit": "Reading and auditing films",
+    "backbone": "Loading backbone",
+    "audit": "Auditing films",
     "features": "Computing features",
-    "head": "Training the head (epochs)",
+    "head": "Training (epochs)",
     "predictions": "Predicting",
     "download": "Downloading",
     "films": "Drawing films",
@@ -68,12 +69,11 @@ def open_text(destination: str | None) -> Iterator[Any]:
 def progress_bars(*, to_stderr: bool = False) -> Iterator[Progress]:
     """Give a callback that draws one bar per stage."""
     bars = RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", style="dim", table_column=Column(overflow="fold")),
         console=err if to_stderr or not out.is_terminal else out,
         transient=to_stderr,
     )
@@ -108,7 +108,7 @@ def print_doubts(found: Evaluation) -> None:
     if found.leak is not None and found.leak.leaky:
         err.print(
             f"[bold white on red] LEAKY [/] {found.leak.images} films and {found.leak.patients} patients of this set "
-            "trained or chose the model: these figures are too good. Use --part test, or films it has not seen.",
+            "trained or chose the model: these figures are too good. Measure on films it has not seen.",
             highlight=False,
         )
     elif found.leak is not None and found.leak.patients:
@@ -145,7 +145,7 @@ def interval(values: Mapping[str, float | None]) -> str:
 
 def card_table(card: Card, bundle_id: str) -> Table:
     """Return what a bundle says of itself."""
-    table = Table(title=escape(card.name), show_header=False, title_justify="left")
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), title=escape(card.name), show_header=False)
     films = ", ".join(f"{part} {sum(classes.values())}" for part, classes in card.counts.items())
     measured = card.test or card.validation
     where = "test part" if card.test else "validation part (it chose: this flatters)"
@@ -154,11 +154,15 @@ def card_table(card: Card, bundle_id: str) -> Table:
         f"specificity {point.specificity}"
         for point in card.operating_points
     )
+    fed = card.preprocessing
+    made = f"{fed.height} x {fed.width}, {fed.resize}"
+    made += ", black borders cut" if fed.crop_borders else ""
+    made += f", smoothed by {fed.smooth_px:g} px" if fed.smooth_px else ""
     for name, value in (
         ("Bundle", bundle_id),
         ("Made", f"{card.created} with rentgen {card.software.get('rentgen', '?')}"),
         ("Classes", ", ".join(card.classes) + (f" (positive: {card.positive})" if card.positive else "")),
-        ("Input", f"{card.preprocessing.height} x {card.preprocessing.width}, {card.preprocessing.resize}"),
+        ("Input", made),
         ("Backbone", f"{card.backbone['name']}; {card.backbone['weights']}; {card.backbone['licence']}"),
         ("Films", films),
         ("Accuracy", f"{interval(measured['accuracy'])} on its {where}"),

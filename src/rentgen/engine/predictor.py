@@ -12,12 +12,23 @@ import numpy as np
 from rentgen.bundle import Bundle
 from rentgen.bundle import read as read_bundle
 from rentgen.engine.gate import check_radiograph
-from rentgen.engine.session import TOLERANCE, EngineName, Precision, Session
+from rentgen.engine.session import TOLERANCE, Session
 from rentgen.errors import BundleError, InputError
 from rentgen.images.prepare import fit, map_to_native, prepare, smooth
 from rentgen.images.read import read
 from rentgen.parallel.local import imap
-from rentgen.records import Card, Float32, Float64, Prediction, Prepared, Radiograph, Status, UInt8
+from rentgen.records import (
+    Card,
+    EngineName,
+    Float32,
+    Float64,
+    Precision,
+    Prediction,
+    Prepared,
+    Radiograph,
+    Status,
+    UInt8,
+)
 
 Source = str | Path | bytes
 

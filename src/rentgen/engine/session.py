@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,31 +15,11 @@ import openvino
 
 from rentgen.errors import BundleError, MissingExtraError, SettingError
 from rentgen.parallel.local import cores
-from rentgen.records import Float32, UInt8
+from rentgen.records import EngineName, Float32, Precision, UInt8
 
 MAX_STREAMS = 64
 
 _FIRST_USE = threading.Lock()
-
-
-class EngineName(StrEnum):
-    """Who runs the graph."""
-
-    OPENVINO = "openvino"
-    """The default: fastest on a CPU."""
-    ONNXRUNTIME = "onnxruntime"
-    """For a GPU, or as a second opinion; the extra `onnxruntime`."""
-
-
-class Precision(StrEnum):
-    """The arithmetic of the graph."""
-
-    AUTO = "auto"
-    """bf16 where the processor has it, otherwise f32."""
-    F32 = "f32"
-    """Exact; what golden vectors are made with."""
-    BF16 = "bf16"
-    """Moves logits by about a hundredth."""
 
 
 TOLERANCE = {Precision.F32: 2e-3, Precision.BF16: 1e-1}

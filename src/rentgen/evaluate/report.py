@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,17 @@ class Report:
     audit: Audit | None = None
     mistakes: tuple[Mistake, ...] = ()
     examples: tuple[Mistake, ...] = ()
+
+
+def check_installed() -> None:
+    """Say now, not after the work, that what a report needs is missing.
+
+    Raises:
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    for module in ("jinja2", "matplotlib"):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, "report", "the report")
 
 
 def render_html(report: Report) -> str:
@@ -138,10 +150,9 @@ def _template(name: str) -> str:
 
 
 def _environment(*, autoescape: bool) -> Environment:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", "the report") from error
+    check_installed()
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         # Off for Markdown only, whose templates escape by their own filter.

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import timm
 import torch
 
-from rentgen.engine.session import Precision, Session
+from rentgen.engine.session import Session
 from rentgen.errors import DataError, InputError
 from rentgen.images.prepare import fit, smooth
 from rentgen.images.read import read
@@ -38,7 +38,7 @@ from rentgen.learn.backbones import Backbone
 from rentgen.learn.export import export_backbone
 from rentgen.learn.recipe import AugmentSettings
 from rentgen.parallel.local import cores, imap
-from rentgen.records import Float32, Preprocessing, Progress, UInt8
+from rentgen.records import Float32, Precision, Preprocessing, Progress, UInt8
 
 logger = logging.getLogger(__name__)
 

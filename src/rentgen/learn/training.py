@@ -12,12 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx
 import openvino
 import PIL
 import pydicom
-import timm
-import torch
 
 from rentgen import bundle as bundles
 from rentgen.bundle import Bundle, Golden
@@ -25,8 +22,8 @@ from rentgen.data.audit import audit, examine
 from rentgen.data.listing import list_images
 from rentgen.data.split import certify, check_split, keep_together, select, split
 from rentgen.engine.predictor import Predictor
-from rentgen.engine.session import Precision, Session
-from rentgen.errors import DataError, LeakError, RentgenError
+from rentgen.engine.session import Session
+from rentgen.errors import DataError, LeakError, MissingExtraError, RentgenError
 from rentgen.evaluate.judge import GALLERY, Judgement, judge
 from rentgen.evaluate.metrics import choose_operating_points, positive_class
 from rentgen.images.phantom import golden_films
@@ -53,13 +50,23 @@ from rentgen.records import (
     History,
     Listing,
     PatientSource,
+    Precision,
     Progress,
     Radiograph,
     Split,
 )
 
+try:
+    import onnx
+    import timm
+    import torch
+except ImportError as error:
+    raise MissingExtraError(error.name or "torch", "train", "training") from error
+
 GRAPH_TOLERANCE = 1e-4
 """How far the exported graph may stand from torch, relative to the largest output (or 1)."""
+
+WEAKEST_FIRST = (PatientSource.NONE, PatientSource.NAME, PatientSource.DICOM, PatientSource.CSV)
 
 INTENDED_USE = (
     "Research on radiographs like those it was trained on (see the data). Not a medical device; not for diagnosis on "
@@ -118,7 +125,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
 
     Args:
         plan: what to train.
-        progress: called at stages `audit`, `features`, `head` and `predictions`.
+        progress: called at stages `backbone`, `audit`, `features`, `head` and `predictions`.
 
     Raises:
         DataError: the films cannot teach: one class, an empty part, a patient on both sides.
@@ -130,6 +137,8 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     # First what can fail at once: weights that are not there should not cost an audit.
     backbone = backbones.load(recipe.backbone.name, weights=plan.weights, size=size)
     recipe = recipe.change("backbone", name=backbone.name)
+    if progress is not None:
+        progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
     listing, found, hashes = _share_out(plan, recipe, progress)
     certificate = certify(listing, hashes, found, secrets.token_hex(16))
 
@@ -202,7 +211,9 @@ def _joined(listing: Listing, test: Listing) -> Listing:
     if any(record.split is Split.TEST for record in listing.records):
         raise DataError("The training set brings a test part of its own; give either that or --test, not both.")
     members = tuple(replace(record, split=Split.TEST) for record in test.records)
-    return replace(listing, records=listing.records + members)
+    # Of two ways to know patients, what they agree on is worth what the weaker is.
+    weaker = next(source for source in WEAKEST_FIRST if source in (listing.patient_source, test.patient_source))
+    return replace(listing, records=listing.records + members, patient_source=weaker)
 
 
 def _extractor(recipe: Recipe, backbone: Backbone, graph: bytes) -> Extractor:
