@@ -222,7 +222,7 @@ def test_evaluate_stamps_what_made_the_model(trained: Trained, run: Run, tmp_pat
     assert found.code == 0
     made = sum(record.split is not Split.TEST for record in trained.training.listing.records)
     assert f"LEAKY {made} films" in found.words
-    assert "--part test" in found.words
+    assert "films it has not seen" in found.words
     values = strict(figures.read_text(encoding="utf-8"))
     check_contract(values, 108)
     assert values["leaky"] is True
@@ -317,7 +317,8 @@ def test_predict_a_folder_with_heat_maps(trained: Trained, held_out: list[Path],
     assert found.code == 1
     assert [Path(strict(line)["path"]).name for line in found.out.splitlines()] == ["0.png", "1.png", "2.png", "9.png"]
     pictures = sorted(maps.iterdir())
-    assert [path.name for path in pictures] == ["000001-0.png", "000002-1.png", "000003-2.png"]
+    labels = [strict(line)["label"] for line in found.out.splitlines()[:3]]
+    assert [path.name for path in pictures] == [f"{n + 1:06d}-{n}-{label}.png" for n, label in enumerate(labels)]
     for picture, film in zip(pictures, held_out, strict=False):
         with Image.open(picture) as image:
             assert image.mode == "RGB"
@@ -351,7 +352,7 @@ def test_engines_and_precisions(trained: Trained, held_out: list[Path], run: Run
     for wrong in (("--engine", "tflite"), ("--precision", "f8")):
         found = run(*asked, *wrong)
         assert found.code == 2
-        assert f"'{wrong[1]}' is not a valid" in found.words
+        assert f"'{wrong[1]}' is not" in found.words
 
 
 def test_a_missing_bundle_names_file_and_cure(run: Run, tmp_path: Path) -> None:
@@ -410,7 +411,7 @@ def test_data_list_names_sets_with_their_licences(run: Run, monkeypatch: pytest.
 def test_data_get_draws_and_audit_reads(run: Run, tmp_path: Path) -> None:
     drawn = run("data", "get", "phantom", tmp_path / "set", "--films", "2", "--dicom", "--seed", "5")
     assert drawn.code == 0, drawn.err
-    assert f"rentgen train {tmp_path / 'set'} --out phantom.rentgen" in drawn.words
+    assert f"rentgen train {tmp_path / 'set'} --out " in drawn.words
     assert len(list((tmp_path / "set").glob("films/*/*.dcm"))) == 6
     found = run("data", "audit", tmp_path / "set", "--json", "-")
     values = strict(found.out)

@@ -27,7 +27,7 @@ from rentgen.images.phantom import Finding, draw, to_dicom
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn.recipe import Recipe
-from rentgen.records import Precision
+from rentgen.records import Precision, Status
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -157,7 +157,7 @@ def test_output_keys_are_documented(trained: Trained) -> None:
             *(trained.training.bundle.card.test or {}),
             *audit(listing, examine(listing)).to_dict(),
             *Predictor.load(trained.bundle).predict(b"").to_dict(),
-            *map(str, rentgen.Status),
+            *map(str, Status),
         },
         "bundle.md": {*trained.training.bundle.card.to_dict(), *trained.training.bundle.split.to_dict()},
     }

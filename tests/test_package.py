@@ -80,7 +80,8 @@ def test_the_public_list_is_sorted_and_true() -> None:
     assert set(rentgen.__all__) == set(rentgen._HOMES)
     for name in rentgen.__all__:
         public = getattr(rentgen, name)
-        assert public is getattr(import_module(rentgen._HOMES[name]), name)
+        home, own_name = rentgen._HOMES[name]
+        assert public is getattr(import_module(home), own_name)
         assert public.__doc__
     assert set(rentgen.__all__) <= set(dir(rentgen))
 

@@ -78,7 +78,12 @@ class Backbone(nn.Module):
         weights: where they came from, in words.
         weights_sha256: of all parameters and buffers, whatever file they came in.
         licence: of the weights, as far as it is known.
+        mean: (1, channels, 1, 1), grey levels, taken off each film.
+        std: (1, channels, 1, 1), grey levels, that the rest is divided by.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
