@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rentgen.bundle import Bundle, Golden, read, write
+from rentgen.bundle import Bundle, Golden, check_place, read, write
 from rentgen.errors import BundleError
 from rentgen.records import (
     Card,
@@ -318,7 +318,11 @@ def test_a_place_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> 
     (tmp_path / "folder" / "inside").mkdir(parents=True)
     with pytest.raises(BundleError, match=f"The bundle cannot be written to .*{place}"):
         write(tmp_path / place, make_bundle())
+    with pytest.raises(BundleError, match=f"The bundle cannot be written to .*{place}"):
+        check_place(tmp_path / place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    check_place(tmp_path / "new" / "small.rentgen")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -325,7 +325,6 @@ def test_predict_a_folder_with_heat_maps(trained: Trained, held_out: list[Path],
             assert image.size == read(film).pixels.shape[::-1]
 
 
-@pytest.mark.xfail(strict=True, reason="list_images refuses films beside folders of films, whoever asks")
 def test_predict_a_folder_of_any_layout(trained: Trained, held_out: list[Path], run: Run, tmp_path: Path) -> None:
     """Films beside folders of films have no class, and need none here."""
     (tmp_path / "films" / "inner" / "most").mkdir(parents=True)
@@ -334,6 +333,10 @@ def test_predict_a_folder_of_any_layout(trained: Trained, held_out: list[Path], 
     found = run("predict", trained.bundle, tmp_path / "films", "--json", "-")
     assert found.code == 0, found.err
     assert [Path(strict(line)["path"]).name for line in found.out.splitlines()] == ["a.png", "b.png"]
+    (tmp_path / "empty").mkdir()
+    none = run("predict", trained.bundle, tmp_path / "empty")
+    assert none.code == 1
+    assert "no films. Expected PNG, JPEG, TIFF or DICOM files" in none.words
 
 
 @pytest.mark.parametrize("option", ["--json", "--heatmaps"])

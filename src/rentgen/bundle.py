@@ -11,6 +11,7 @@ A zip archive with::
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -81,6 +82,22 @@ class Bundle:
     split: SplitCertificate = field(repr=False)
     golden: Golden = field(repr=False)
     bundle_id: str = ""
+
+
+def check_place(path: Path) -> None:
+    """Find out before the work, not after it, that a bundle cannot be written.
+
+    Raises:
+        BundleError: the folder cannot be made or written in, or the path is a folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise BundleError(f"The bundle cannot be written to {path}: {error.strerror or error}.") from error
 
 
 def write(path: Path, bundle: Bundle) -> str:

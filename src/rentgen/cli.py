@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rentgen import __version__
-from rentgen.errors import RentgenError
+from rentgen.errors import DataError, RentgenError
 from rentgen.records import DISCLAIMER, EngineName, Precision, Prediction, Split, Status
 from rentgen.terminal import (
     card_table,
@@ -479,11 +479,11 @@ def _predictor(bundle: Path, engine: EngineName, precision: Precision, batch_siz
 
 
 def _films(paths: list[Path]) -> list[Path]:
-    from rentgen.data.listing import list_images
+    from rentgen.data.listing import find_films
 
-    films: list[Path] = []
-    for path in paths:
-        films += [record.path for record in list_images(path).records] if path.is_dir() else [path]
+    films = [film for path in paths for film in (find_films(path) if path.is_dir() else (path,))]
+    if not films:
+        raise DataError(f"{', '.join(map(str, paths))}: no films. Expected PNG, JPEG, TIFF or DICOM files.")
     return films
 
 

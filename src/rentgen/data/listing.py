@@ -120,6 +120,15 @@ def _is_dicom(path: Path) -> bool:
         raise DataError(f"{path}: this file cannot be read ({error.strerror}).") from error
 
 
+def find_films(folder: Path) -> tuple[Path, ...]:
+    """Return every film below a folder, in natural order, whatever the folders mean.
+
+    Raises:
+        DataError: a folder or file cannot be read.
+    """
+    return tuple(film.path for film in _walk(folder))
+
+
 def _walk(root: Path) -> list[Found]:
     """Return the films below a folder in natural order; links are followed, each folder is entered once."""
 

@@ -47,13 +47,14 @@ def resample_patients(patients: Sequence[str], rng: np.random.Generator, resampl
 def percentile_interval(value: float, draws: Float64) -> Interval:
     """Return `value` with the middle 95 % of `draws` (resamples,); undefined draws (nan) are left out.
 
+    Resampling pushes some figures one way (a calibration error always up); the interval is stretched to hold the value.
     Where the value or every draw is undefined, the ends are nan.
     """
     known = draws[~np.isnan(draws)]
     if np.isnan(value) or not len(known):
         return Interval(value, np.nan, np.nan)
     low, high = np.quantile(known, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Interval(value, float(low), float(high))
+    return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
 def bootstrap(

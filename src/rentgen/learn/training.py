@@ -134,7 +134,8 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     """
     recipe = plan.recipe
     size = (recipe.preprocessing.height, recipe.preprocessing.width)
-    # First what can fail at once: weights that are not there should not cost an audit.
+    # First what can fail at once: a place that cannot be written or weights that are not there should cost no audit.
+    bundles.check_place(plan.out)
     backbone = backbones.load(recipe.backbone.name, weights=plan.weights, size=size)
     recipe = recipe.change("backbone", name=backbone.name)
     if progress is not None:
