@@ -56,7 +56,9 @@ def make_bundle() -> Bundle:
         software={"rentgen": "0.1.0"},
         command="rentgen train films",
     )
-    split = SplitCertificate("00" * 16, {Split.TRAIN: ("a", "b")}, {Split.TRAIN: ("c",)}, PatientSource.CSV, {"n": 2})
+    split = SplitCertificate(
+        "00" * 16, {Split.TRAIN: ("a", "b")}, {Split.TRAIN: ("d",)}, {Split.TRAIN: ("c",)}, PatientSource.CSV, {"n": 2}
+    )
     rng = np.random.default_rng(0)
     golden = Golden(
         films=tuple(rng.integers(0, 256, shape, np.uint8) for shape in ((20, 30), (30, 20))),

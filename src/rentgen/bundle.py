@@ -253,6 +253,8 @@ def _pack_golden(golden: Golden) -> bytes:
 def _unpack_golden(content: bytes) -> Golden:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         size = sum(info.file_size for info in archive.infolist())
+        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+            raise BundleError("The golden file is packed by a method that no bundle uses.")
     if size > MAX_GOLDEN_BYTES:
         raise BundleError(f"The golden file says it holds {size} bytes; at most {MAX_GOLDEN_BYTES} are read.")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

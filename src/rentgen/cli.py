@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -124,10 +125,14 @@ def demo(
     """
     from rentgen.images.phantom import write_set
 
-    data = directory / "films"
+    data = directory / f"films-{films}-{seed}"
     if not data.is_dir():
+        draft = directory / "films-draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        rng = np.random.default_rng(seed)
         with progress_bars() as progress:
-            write_set(data, films=films, rng=np.random.default_rng(seed), progress=lambda d, t: progress("films", d, t))
+            write_set(draft, films=films, rng=rng, progress=lambda done, total: progress("films", done, total))
+        draft.rename(data)
     bundle = directory / "demo.rentgen"
     report = directory / "report"
     train(data=data, destination=bundle, backbone="tf_efficientnet_lite0", report=report, cache=directory / "cache")
@@ -494,8 +499,10 @@ def _write_overlay(prediction: Prediction, folder: Path, number: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     painted = overlay(read(prediction.path).pixels, heat_map(prediction), caption=CAPTION)
-    name = f"{number:06d}-{Path(prediction.path).stem}-{prediction.label}.png"
-    (folder / name.replace("/", "_")).write_bytes(encode_png(painted))
+    # A file name has at most 255 bytes on most systems.
+    stem = Path(prediction.path).stem.encode(errors="surrogateescape")[:120].decode(errors="ignore")
+    label = str(prediction.label).replace("/", "_").encode()[:100].decode(errors="ignore")
+    (folder / f"{number:06d}-{stem}-{label}.png").write_bytes(encode_png(painted))
 
 
 def _command() -> str:

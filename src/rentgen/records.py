@@ -140,6 +140,7 @@ class Radiograph:
     Attributes:
         pixels: (height, width), uint8 or uint16 using the type's full range; air is dark and bone is bright.
         content_hash: SHA-256 of the file's bytes, in hexadecimal.
+        pixel_hash: SHA-256 of what it shows: the pixels, however they were packed. Empty where nobody asked.
         source_format: `png`, `jpeg`, `tiff` or `dicom`.
         bits: the bits per pixel that the file says are in use.
         orientation: the EXIF code (1 to 8) of the flip and turn that led from the stored matrix to `pixels`.
@@ -160,6 +161,7 @@ class Radiograph:
     source_format: str
     bits: int
     orientation: int = 1
+    pixel_hash: str = ""
     spacing_mm: tuple[float, float] | None = None
     patient_id: str | None = field(default=None, repr=False)
     study_instance_uid: str | None = field(default=None, repr=False)
@@ -285,6 +287,7 @@ class Prediction:
         probabilities: class to probability, in the model's class order; empty on an error.
         reasons: why the status is not `ok`, or a note; in words.
         content_hash: SHA-256 of the file's bytes; None where it could not be read.
+        pixel_hash: SHA-256 of the pixels, however they were packed; None where the file could not be read.
         activation_maps: (classes, rows, columns) float32, not negative; None unless asked for.
         geometry: of the prepared image; None unless maps were asked for.
     """
@@ -295,6 +298,7 @@ class Prediction:
     probabilities: Mapping[str, float]
     reasons: tuple[str, ...] = ()
     content_hash: str | None = None
+    pixel_hash: str | None = None
     activation_maps: Float32 | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
 
@@ -403,7 +407,7 @@ class Leak:
     """What a set under evaluation shares with the making of the model.
 
     Attributes:
-        images: how many of its images trained or chose the model (same bytes).
+        images: how many of its images trained or chose the model (the same bytes, or the same pixels).
         patients: how many of its patients did.
         patient_source: how the patients became known; names of files are weak evidence across sources.
     """
@@ -678,6 +682,7 @@ class SplitCertificate:
     Attributes:
         salt: hexadecimal; patients are hashed with it.
         images: part to sorted SHA-256 of the members' bytes.
+        pixels: part to sorted SHA-256 of the members' pixels: the same film saved again is known by them.
         patients: part to sorted salted hashes of its patients.
         patient_source: how patients became known.
         audit: `Audit.summary()` of the split set.
@@ -685,6 +690,7 @@ class SplitCertificate:
 
     salt: str
     images: Mapping[Split, tuple[str, ...]]
+    pixels: Mapping[Split, tuple[str, ...]]
     patients: Mapping[Split, tuple[str, ...]]
     patient_source: PatientSource
     audit: Mapping[str, Any]
@@ -694,6 +700,7 @@ class SplitCertificate:
         return {
             "salt": self.salt,
             "images": {str(part): list(members) for part, members in self.images.items()},
+            "pixels": {str(part): list(members) for part, members in self.pixels.items()},
             "patients": {str(part): list(members) for part, members in self.patients.items()},
             "patient_source": str(self.patient_source),
             "audit": dict(self.audit),
@@ -705,6 +712,7 @@ class SplitCertificate:
         return cls(
             salt=values["salt"],
             images={Split(part): tuple(members) for part, members in values["images"].items()},
+            pixels={Split(part): tuple(members) for part, members in values["pixels"].items()},
             patients={Split(part): tuple(members) for part, members in values["patients"].items()},
             patient_source=PatientSource(values["patient_source"]),
             audit=values["audit"],

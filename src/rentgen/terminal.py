@@ -91,10 +91,8 @@ def progress_bars(*, to_stderr: bool = False) -> Iterator[Progress]:
 
 def print_evaluation(found: Evaluation, title: str) -> None:
     """Print the headline figures with their intervals, stamped where they must be."""
-    leaky = " LEAKY" if found.leak is not None and found.leak.leaky else ""
-    table = Table(
-        "metric", "value", "95 % interval", title=escape(f"{title}: {found.n} films{leaky}"), title_justify="left"
-    )
+    title = escape(f"{title}: {found.n} films{stamp(found.to_dict())}")
+    table = Table("metric", "value", "95 % interval", title=title, title_justify="left")
     for name in HEADLINE:
         interval = found.metrics[name]
         table.add_row(name, f"{interval.value:.3f}", f"{interval.low:.3f} - {interval.high:.3f}")
@@ -143,6 +141,15 @@ def interval(values: Mapping[str, float | None]) -> str:
     return f"{value} ({low} - {high})"
 
 
+def stamp(measured: Mapping[str, Any]) -> str:
+    """Return what must stand behind figures of films that trained or chose the model.
+
+    Args:
+        measured: an `Evaluation.to_dict()`.
+    """
+    return " LEAKY" if measured.get("leaky") else ""
+
+
 def card_table(card: Card, bundle_id: str) -> Table:
     """Return what a bundle says of itself."""
     table = Table(Column(no_wrap=True), Column(overflow="fold"), title=escape(card.name), show_header=False)
@@ -165,7 +172,7 @@ def card_table(card: Card, bundle_id: str) -> Table:
         ("Input", made),
         ("Backbone", f"{card.backbone['name']}; {card.backbone['weights']}; {card.backbone['licence']}"),
         ("Films", films),
-        ("Accuracy", f"{interval(measured['accuracy'])} on its {where}"),
+        ("Accuracy", f"{interval(measured['accuracy'])} on its {where}{stamp(measured)}"),
         ("AUROC", interval(measured["auroc"])),
         ("Calibration error", interval(measured["ece"])),
         ("Operating points", points),

@@ -60,12 +60,14 @@ class Examined:
     Attributes:
         path: of the file.
         content_hash: SHA-256 of its bytes.
+        pixel_hash: SHA-256 of what it shows.
         source_format: `png`, `jpeg`, `tiff` or `dicom`.
         numbers: what can be said of it blindly.
     """
 
     path: Path
     content_hash: str
+    pixel_hash: str
     source_format: str
     numbers: Numbers
 
@@ -88,6 +90,11 @@ class Examination:
     def hashes(self) -> dict[Path, str]:
         """Path to SHA-256 of the bytes of each film that could be read."""
         return {film.path: film.content_hash for film in self.films}
+
+    @property
+    def pixel_hashes(self) -> dict[Path, str]:
+        """Path to SHA-256 of what each film that could be read shows."""
+        return {film.path: film.pixel_hash for film in self.films}
 
 
 def examine(
@@ -250,7 +257,7 @@ def _examine_one(path: Path) -> tuple[Examined, UInt8] | str:
         contrast=contrast,
         sharpness=edges / contrast if contrast else 0.0,
     )
-    return Examined(path, film.content_hash, film.source_format, numbers), prepare(film, _SMALL).pixels
+    return Examined(path, film.content_hash, film.pixel_hash, film.source_format, numbers), prepare(film, _SMALL).pixels
 
 
 def _pair(records: Mapping[Path, ImageRecord], films: Sequence[Examined], match: Match) -> DuplicatePair:
@@ -352,11 +359,18 @@ def _find_counts(counts: Mapping[str, Counter[str]]) -> list[str]:
 
 
 def _find_unknown_patients(listing: Listing) -> list[str]:
-    if listing.patient_source is not PatientSource.NONE or not listing.records:
+    # A film that nothing is said of has its path for a patient.
+    paths = {str(record.path) for record in listing.records}
+    unknown = sum(record.patient in paths for record in listing.records)
+    if 0 < unknown < len(listing):
+        films = f"{unknown} of {_count(len(listing), 'film')} show"
+    elif listing.patient_source is PatientSource.NONE and listing.records:
+        films = "the films show"
+    else:
         return []
     return [
-        "Nobody knows whom the films show, so each counts as its own patient and a split may leak. Give a CSV with a "
-        "patient column, or a pattern over the file names."
+        f"Nobody knows whom {films}, so each counts as its own patient and a split may leak. Give a CSV with a patient "
+        "column, or a pattern over the file names."
     ]
 
 

@@ -12,13 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
 from rentgen.data.labels import Found, Place, gather_classes, parse_split, place
-from rentgen.data.patients import identify, read_patient_ids
-from rentgen.errors import DataError
-from rentgen.images.dicom import is_dicom
+from rentgen.data.patients import identify, is_enough, read_patient_ids
+from rentgen.errors import DataError, InputError
+from rentgen.images.dicom import SOP_INSTANCE_UID, is_dicom, read_text
 from rentgen.parallel.local import imap
 from rentgen.records import ImageRecord, Listing
 
@@ -83,7 +80,8 @@ def list_images(source: Path, *, patient_pattern: str | None = None, base: Path 
         rows = _read_rows(source, base or source.parent)
         places = [row.place for row in rows]
         given = [row.patient for row in rows]
-        dicom = {} if any(given) else read_patient_ids([row.place.path for row in rows if _is_dicom(row.place.path)])
+        paths = [row.place.path for row in rows]
+        dicom = {} if is_enough(given) else read_patient_ids([path for path in paths if _is_dicom(path)])
     else:
         raise DataError(f"{source} is not there. Expected a folder of films or a CSV file.")
     patients, patient_source = identify(
@@ -256,7 +254,6 @@ def _find_objects(table: Path, base: Path, cells: Sequence[tuple[int, object]], 
 def _read_uid(path: Path) -> str | None:
     """Return the SOPInstanceUID of a DICOM file, None where it has none or is broken."""
     try:
-        header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError):
+        return read_text(path, SOP_INSTANCE_UID)
+    except InputError:
         return None
-    return str(header.get("SOPInstanceUID", "")).strip() or None

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rentgen.errors import DataError, InputError, SettingError
-from rentgen.images.dicom import read_patient_id
+from rentgen.images.dicom import PATIENT_ID, read_text
 from rentgen.parallel.local import imap
 from rentgen.records import PatientSource, Split
 
 logger = logging.getLogger(__name__)
 
 ENOUGH = 0.95
-"""Share of the films that must name their patient before DICOM or the built-in patterns count as the source."""
+"""Share of the films whose patient must be known before the CSV, DICOM or the built-in patterns count as the source."""
 
 PERSON = re.compile(r"person(?P<number>\d+)_(?P<kind>[a-z]*)", re.IGNORECASE)
 NORMAL = re.compile(r"(?P<series>NORMAL\d*-)?IM-(?P<number>\d+)-", re.IGNORECASE)
@@ -32,7 +32,7 @@ def read_patient_ids(paths: Sequence[Path]) -> dict[Path, str]:
 
     def read_one(path: Path) -> str | None:
         try:
-            return read_patient_id(path)
+            return read_text(path, PATIENT_ID)
         except InputError:
             return None
 
@@ -62,6 +62,15 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def is_enough(patients: Sequence[str | None]) -> bool:
+    """Return whether so many of the patients are known that what tells them counts as the source.
+
+    Args:
+        patients: one for each film, None or empty where unknown.
+    """
+    return any(patients) and sum(map(bool, patients)) >= ENOUGH * len(patients)
+
+
 def identify(
     paths: Sequence[Path],
     splits: Sequence[Split | None],
@@ -72,9 +81,11 @@ def identify(
 ) -> tuple[list[str], PatientSource]:
     """Return the patient of each film, and how patients became known.
 
-    The first of these that speaks: the CSV's column, PatientID, the caller's pattern, the built-in patterns. DICOM and
-    the built-in patterns must speak for 95 % of the films, or the films are of mixed origin and nobody knows. A film
-    that its source says nothing of is a patient of its own.
+    The first of these that speaks: the CSV's column, PatientID, the caller's pattern, the built-in patterns. All but
+    the caller's pattern must speak for 95 % of the films to be named as the source. Where neither the CSV nor PatientID
+    does, each film takes its patient from the first that knows it (the caller's pattern goes before PatientID), so that
+    films of a known patient stay together whatever the source is named. A film that nothing is said of is a patient of
+    its own.
 
     Args:
         paths: of the films.
@@ -88,29 +99,44 @@ def identify(
         DataError: the pattern matches no file name.
     """
     compiled = None if pattern is None else compile_pattern(pattern)
-    if given is not None and any(given):
-        return _fill(paths, given), PatientSource.CSV
-    if dicom and len(dicom) >= ENOUGH * len(paths):
-        return _fill(paths, [dicom.get(path) for path in paths]), PatientSource.DICOM
+    column = given or [None] * len(paths)
+    if is_enough(column):
+        return _fill(paths, column), PatientSource.CSV
+    headers = [dicom.get(path) for path in paths]
+    if is_enough(headers):
+        return _fill(paths, headers), PatientSource.DICOM
     if compiled is not None:
-        return _fill(paths, _by_pattern(paths, compiled)), PatientSource.NAME
+        return _fill(paths, _merge(column, _by_pattern(paths, compiled), headers)), PatientSource.NAME
     named = _by_kermany(paths, splits)
-    known = sum(patient is not None for patient in named)
-    if known >= ENOUGH * len(paths):
-        return _fill(paths, named), PatientSource.NAME
-    if known or dicom:
+    known = _merge(column, headers, named)
+    if is_enough(named):
+        return _fill(paths, known), PatientSource.NAME
+    if any(known):
         logger.warning(
-            "%d of %d films name their patient, too few to split by: give a CSV with a patient column, or a pattern",
-            max(known, len(dicom)),
+            "nothing names the patients of enough of the %d films, so a split may leak: give a CSV with a patient "
+            "column, or a pattern",
             len(paths),
         )
-    return [str(path) for path in paths], PatientSource.NONE
+    return _fill(paths, known), PatientSource.NONE
+
+
+def _merge(*sources: Sequence[str | None]) -> Sequence[str | None]:
+    """Return the patients by the first source that knows each film.
+
+    A later source that says two films show one patient is believed where an earlier one knows only one of the two: the
+    other takes the same name.
+    """
+    merged, *others = sources
+    for other in others:
+        names = {theirs: ours for ours, theirs in zip(merged, other, strict=True) if ours and theirs}
+        merged = [ours or names.get(theirs, theirs) for ours, theirs in zip(merged, other, strict=True)]
+    return merged
 
 
 def _fill(paths: Sequence[Path], patients: Sequence[str | None]) -> list[str]:
     """Return the patients, with a film's own path where its patient is unknown."""
     unknown = sum(not patient for patient in patients)
-    if unknown:
+    if 0 < unknown < len(paths):
         logger.warning("%d of %d films do not say whom they show: each counts as its own patient", unknown, len(paths))
     return [patient or str(path) for path, patient in zip(paths, patients, strict=True)]
 

@@ -7,6 +7,7 @@ import hmac
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,9 @@ def select(listing: Listing, part: Split) -> Listing:
     return replace(listing, records=tuple(record for record in listing.records if record.split is part))
 
 
-def certify(listing: Listing, hashes: Mapping[Path, str], audit: Audit, salt: str) -> SplitCertificate:
+def certify(
+    listing: Listing, hashes: Mapping[Path, str], audit: Audit, salt: str, *, pixels: Mapping[Path, str] | None = None
+) -> SplitCertificate:
     """Return the proof of which films and patients made a model.
 
     Args:
@@ -129,6 +132,7 @@ def certify(listing: Listing, hashes: Mapping[Path, str], audit: Audit, salt: st
         hashes: path to SHA-256 of the file's bytes.
         audit: of the listing.
         salt: hexadecimal, at least 32 digits, fresh for each certificate.
+        pixels: path to SHA-256 of what the film shows; without it, a film that was saved again is a new one.
 
     Raises:
         SettingError: the salt is not hexadecimal or too short.
@@ -143,6 +147,10 @@ def certify(listing: Listing, hashes: Mapping[Path, str], audit: Audit, salt: st
     return SplitCertificate(
         salt=salt,
         images={part: tuple(sorted(hashes[record.path] for record in members)) for part, members in parts.items()},
+        pixels={
+            part: tuple(sorted(pixels[record.path] for record in members)) if pixels else ()
+            for part, members in parts.items()
+        },
         patients={
             part: tuple(sorted({_hide(record.patient, key) for record in members})) if known else ()
             for part, members in parts.items()
@@ -153,19 +161,26 @@ def certify(listing: Listing, hashes: Mapping[Path, str], audit: Audit, salt: st
 
 
 def find_leak(
-    certificate: SplitCertificate, hashes: Iterable[str], patients: Iterable[str], patient_source: PatientSource
+    certificate: SplitCertificate,
+    hashes: Iterable[str],
+    patients: Iterable[str],
+    patient_source: PatientSource,
+    *,
+    pixels: Iterable[str] = (),
 ) -> Leak:
     """Return what a set shares with the films that trained or chose a model; its test films may be met again.
 
     Args:
         certificate: of the model.
         hashes: SHA-256 of each file of the set.
+        pixels: SHA-256 of what each file shows, in the same order.
         patients: of the set, as listed; one may come more than once.
         patient_source: of the set. Patients are compared only where both sides know theirs, and the weaker of the two
             sources is what the leak reports.
     """
     key = _parse_salt(certificate.salt)
     seen = {member for part in (Split.TRAIN, Split.VALIDATION) for member in certificate.images.get(part, ())}
+    shown = {member for part in (Split.TRAIN, Split.VALIDATION) for member in certificate.pixels.get(part, ())}
     taught = {member for part in (Split.TRAIN, Split.VALIDATION) for member in certificate.patients.get(part, ())}
     weakest = next(
         (
@@ -177,7 +192,7 @@ def find_leak(
     )
     known = weakest is not PatientSource.NONE
     return Leak(
-        images=sum(member in seen for member in hashes),
+        images=sum(file in seen or film in shown for file, film in zip_longest(hashes, pixels, fillvalue="")),
         patients=sum(_hide(patient, key) in taught for patient in set(patients)) if known else 0,
         patient_source=weakest,
     )

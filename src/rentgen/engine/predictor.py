@@ -16,7 +16,7 @@ from rentgen.engine.session import TOLERANCE, Session
 from rentgen.errors import BundleError, InputError
 from rentgen.images.prepare import fit, map_to_native, prepare, smooth
 from rentgen.images.read import read
-from rentgen.parallel.local import imap
+from rentgen.parallel.local import cores, imap
 from rentgen.records import (
     Card,
     EngineName,
@@ -38,7 +38,7 @@ class _Opened:
     """A source after reading: a prepared film and what the gate says of it, or the reason why there is none."""
 
     name: str
-    content_hash: str | None
+    hashes: tuple[str, str] | None
     prepared: Prepared | None
     reasons: tuple[str, ...]
 
@@ -113,8 +113,9 @@ class Predictor:
             maps: compute activation maps, too.
         """
         batches = _batches(sources, self.session.batch_size)
-        streams = self.session.streams
-        for answers in imap(lambda batch: self._answer(batch, maps), batches, workers=streams, ahead=4 * streams):
+        # Also with one stream, films are read while others are computed.
+        workers = max(self.session.streams, cores())
+        for answers in imap(lambda batch: self._answer(batch, maps), batches, workers=workers, ahead=4 * workers):
             yield from answers
 
     def predict_film(self, film: Radiograph, *, name: str = "film", maps: bool = False) -> Prediction:
@@ -137,7 +138,7 @@ class Predictor:
         # The gate looks before smoothing, which would make noise look like anatomy.
         reasons = check_radiograph(fitted.pixels)
         prepared = replace(fitted, pixels=smooth(fitted.pixels, preprocessing.smooth_px))
-        return _Opened(name, film.content_hash, prepared, reasons)
+        return _Opened(name, (film.content_hash, film.pixel_hash), prepared, reasons)
 
     def _infer(self, opened: list[_Opened], maps: bool) -> list[Prediction]:
         images = [item.prepared.pixels for item in opened if item.prepared is not None]
@@ -159,7 +160,8 @@ class Predictor:
             label=self.card.classes[int(probabilities.argmax())],
             probabilities=dict(zip(self.card.classes, probabilities.tolist(), strict=True)),
             reasons=item.reasons,
-            content_hash=item.content_hash,
+            content_hash=item.hashes[0] if item.hashes else None,
+            pixel_hash=item.hashes[1] if item.hashes else None,
             activation_maps=answers["activation_maps"][row] if maps else None,
             geometry=prepared.geometry if maps else None,
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import openvino
 
+from rentgen.engine.graph import check_whole
 from rentgen.errors import BundleError, MissingExtraError, SettingError
 from rentgen.parallel.local import cores
 from rentgen.records import EngineName, Float32, Precision, UInt8
@@ -78,6 +79,7 @@ class Session:
             raise SettingError(f"Expected a batch size in [1, 1024], but got {batch_size}.")
         if streams is not None and streams < 1:
             raise SettingError(f"Expected at least one stream, but got {streams}.")
+        check_whole(model)
         self.engine = EngineName(engine)
         self.batch_size = batch_size
         self.streams = min(streams or cores(), MAX_STREAMS)
@@ -115,6 +117,15 @@ class Session:
         return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
     def _run_batch(self, images: UInt8, names: tuple[str, ...]) -> dict[str, Float32]:
+        try:
+            return self._infer(images, names)
+        except Exception as error:
+            # Each engine has classes of its own for what goes wrong inside it.
+            raise BundleError(
+                f"The model's graph failed in {self.engine} while it ran. Try the other engine."
+            ) from error
+
+    def _infer(self, images: UInt8, names: tuple[str, ...]) -> dict[str, Float32]:
         count = len(images)
         if self.engine is EngineName.ONNXRUNTIME:
             return dict(zip(names, self._runtime.run(list(names), {"image": images}), strict=True))

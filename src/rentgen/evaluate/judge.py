@@ -151,9 +151,10 @@ def _evaluate(
         resamples=resamples,
         leak=find_leak(
             predictor.bundle.split,
-            [item.content_hash for _, item in read_ones if item.content_hash is not None],
+            [item.content_hash or "" for _, item in read_ones],
             [record.patient for record, _ in read_ones],
             listing.patient_source,
+            pixels=[item.pixel_hash or "" for _, item in read_ones],
         ),
         failed=failed,
         statuses=Counter(str(item.status) for item in predictions),

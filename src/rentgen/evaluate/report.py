@@ -336,7 +336,10 @@ def _comparison(report: Report) -> dict[str, Any]:
             sets["This set"] = asked
     names = ("accuracy", "recall", "specificity", "f1", "auroc", "loss", "ece")
     return {
-        "sets": [(title, values["n"]) for title, values in sets.items()],
+        "sets": [
+            (f"{title} LEAKY" if values.get("leaky") and title != "Validation" else title, values["n"])
+            for title, values in sets.items()
+        ],
         "rows": [
             (
                 wording.METRICS[name][0],

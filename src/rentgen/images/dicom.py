@@ -21,9 +21,11 @@ from rentgen.images.dicom_pixels import (
 from rentgen.images.limits import DEFAULT_LIMITS, Limits, orient
 from rentgen.records import Radiograph
 
+SOP_INSTANCE_UID = 0x00080018
+PATIENT_ID = 0x00100020
+
 _PREAMBLE = 128
 _HEADER_BYTES = 4_000_000
-_PATIENT_ID = 0x00100020
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _VIDEO = "1.2.840.10008.1.2.4.10"
 _SYNTAXES = {IMPLICIT_LITTLE: Syntax(explicit=False), EXPLICIT_BIG: Syntax(little=False)}
@@ -44,8 +46,12 @@ def is_dicom(head: bytes) -> bool:
     return head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" or _guess_syntax(head) is not None
 
 
-def read_patient_id(path: str | Path) -> str | None:
-    """Return the Patient ID of a DICOM file without reading its pixels, or None where it has none.
+def read_text(path: str | Path, tag: int) -> str | None:
+    """Return the first value of a text element of a DICOM file, or None where it has none; pixels are not read.
+
+    Args:
+        path: of the file.
+        tag: such as `PATIENT_ID`; the less stands before it, the less is read.
 
     Raises:
         InputError: the file cannot be read, is not DICOM, or its header is damaged.
@@ -55,8 +61,7 @@ def read_patient_id(path: str | Path) -> str | None:
             head = file.read(_HEADER_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(path, "the file cannot be opened; check that it exists and may be read") from error
-    header = _open(head, str(path), DEFAULT_LIMITS, stop=_PATIENT_ID)
-    return header.text(_PATIENT_ID)
+    return _open(head, str(path), DEFAULT_LIMITS, stop=tag, whole=False).text(tag)
 
 
 def read_dicom(data: bytes, *, source: str, content_hash: str, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
@@ -97,10 +102,10 @@ def read_dicom(data: bytes, *, source: str, content_hash: str, limits: Limits = 
         bits=stored.bits,
         orientation=orientation,
         spacing_mm=spacing_mm,
-        patient_id=header.text(_PATIENT_ID),
+        patient_id=header.text(PATIENT_ID),
         study_instance_uid=header.text(0x0020000D),
         series_instance_uid=header.text(0x0020000E),
-        sop_instance_uid=header.text(0x00080018),
+        sop_instance_uid=header.text(SOP_INSTANCE_UID),
         sop_class_uid=header.text(0x00080016),
         modality=header.text(0x00080060),
         body_part_examined=header.text(0x00180015),
@@ -161,8 +166,8 @@ def _guess_syntax(head: bytes) -> Syntax | None:
     return None
 
 
-def _open(data: bytes, source: str, limits: Limits, *, stop: int) -> Header:
-    """Return the header of a DICOM file, up to the tag `stop`."""
+def _open(data: bytes, source: str, limits: Limits, *, stop: int, whole: bool = True) -> Header:
+    """Return the header of a DICOM file, up to the tag `stop`; `data` may be but the file's head if not `whole`."""
     if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         preamble = data[:_PREAMBLE]
         # CVE-2019-11687: a file that is a program or an archive too.
@@ -185,7 +190,7 @@ def _open(data: bytes, source: str, limits: Limits, *, stop: int) -> Header:
     meta_header = Header(source, data, found, Syntax(), limits, "")
     uid = meta_header.text(0x00020010)
     if uid == DEFLATED:
-        data = data[:position] + _inflate(data[position:], source, limits)
+        data = data[:position] + _inflate(data[position:], source, limits, whole=whole)
         end = len(data)
     syntax = _check_syntax(data[position : position + 8], _SYNTAXES.get(uid or "", Syntax()))
     if uid is None:
@@ -219,15 +224,17 @@ def _meta_end(data: bytes, start: int, source: str, limits: Limits) -> int:
     raise InputError(source, "the DICOM file's meta information is damaged or cut short")
 
 
-def _inflate(data: bytes, source: str, limits: Limits) -> bytes:
-    """Return a deflated data set, and no more of it than a genuine one could have."""
+def _inflate(data: bytes, source: str, limits: Limits, *, whole: bool) -> bytes:
+    """Return a deflated data set, and no more of it than a genuine one could have; if not `whole`, only its head."""
     # A film deflates to a third, a blank one to a thousandth: what is small anyway is not refused.
-    most = min(limits.max_bytes, max(16_000_000, 20 * len(data)))
+    most = min(limits.max_bytes, max(16_000_000, 20 * len(data))) if whole else _HEADER_BYTES
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(data, most)
     except zlib.error as error:
         raise InputError(source, "the deflated DICOM file is damaged") from error
+    if not whole:
+        return inflated
     if inflater.unconsumed_tail:
         raise InputError(source, f"the deflated DICOM file grows to more than {most // 1_000_000} MB; not genuine")
     if not inflater.eof:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from rentgen.errors import InputError, UnsupportedImageError
 from rentgen.images.dicom import is_dicom, read_dicom
 from rentgen.images.limits import DEFAULT_LIMITS, Limits
+from rentgen.images.prepare import to_uint8
 from rentgen.images.raster import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, read_raster
 from rentgen.records import Radiograph
 
@@ -62,12 +64,19 @@ def read(source: str | Path | bytes, *, name: str | None = None, limits: Limits 
     content_hash = hashlib.sha256(data).hexdigest()
     try:
         if is_dicom(data[:_SNIFFED]):
-            return read_dicom(data, source=label, content_hash=content_hash, limits=limits)
+            return _named(read_dicom(data, source=label, content_hash=content_hash, limits=limits))
         if data.startswith((PNG_MAGIC, JPEG_MAGIC, *TIFF_MAGICS)):
-            return read_raster(data, source=label, content_hash=content_hash, limits=limits)
+            return _named(read_raster(data, source=label, content_hash=content_hash, limits=limits))
     except MemoryError as error:
         raise InputError(label, "the image is too large for the memory of this computer") from error
     raise _refuse(data, label)
+
+
+def _named(film: Radiograph) -> Radiograph:
+    """Return the film with the hash of what it shows; 16 bits of an 8-bit film show the same."""
+    digest = hashlib.sha256(f"{film.pixels.shape}".encode())
+    digest.update(to_uint8(film.pixels).tobytes())
+    return replace(film, pixel_hash=digest.hexdigest())
 
 
 def _too_large(label: str, size: int, limits: Limits) -> InputError:

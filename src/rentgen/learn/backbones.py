@@ -77,6 +77,7 @@ class Backbone(nn.Module):
         layout: of timm's `forward_features`.
         weights: where they came from, in words.
         weights_sha256: of all parameters and buffers, whatever file they came in.
+        fingerprint: of the weights and of what is done to a film before it meets them.
         licence: of the weights, as far as it is known.
         mean: (1, channels, 1, 1), grey levels, taken off each film.
         std: (1, channels, 1, 1), grey levels, that the rest is divided by.
@@ -105,6 +106,7 @@ class Backbone(nn.Module):
         self.features = int(network.num_features)  # type: ignore[arg-type]
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.fingerprint = hash_weights(self.state_dict())
         self.prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
         with torch.inference_mode():
             raw = network.forward_features(torch.zeros(1, 3, *size))  # type: ignore[operator]

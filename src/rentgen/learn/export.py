@@ -148,6 +148,20 @@ class TorchClassifier(nn.Module):
         hidden = self.hidden(feature_map.mean((2, 3))).relu()
         return self.classifier(hidden), feature_map
 
+    def explain(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what the graph returns, with the maps by autograd: an answer to check the graph against."""
+        with torch.no_grad():
+            feature_map = self.backbone(image)
+        feature_map.requires_grad_(True)
+        embedding = feature_map.mean((2, 3))
+        logits = self.classifier(self.hidden(embedding).relu())
+        maps = []
+        for number in range(logits.shape[1]):
+            (gradient,) = torch.autograd.grad(logits[:, number].sum(), feature_map, retain_graph=True)
+            maps.append((gradient.mean((2, 3), keepdim=True) * feature_map).sum(1).relu())  # (N, h, w)
+        found = {"logits": logits, "embedding": embedding, "activation_maps": torch.stack(maps, 1)}
+        return {name: tensor.detach() for name, tensor in found.items()}
+
 
 def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove what torch notes about its own source files; it is of no use and names paths of this machine."""

@@ -49,6 +49,8 @@ SHARD_SECONDS = 20.0
 """A shard is closed after so many rows or seconds, whichever comes first: that is what a kill can cost."""
 KEY_BYTES = 32
 CHECKSUM_BYTES = 4
+FILMS_VERSION = 1
+"""Of reading, preparing and augmenting: raise it when a change there moves pixels."""
 CHUNK_BATCHES = 4
 """A worker takes films until their views fill whole batches, or about so many batches."""
 IN_MEMORY_BYTES = 2 << 30
@@ -102,7 +104,12 @@ def openvino_extractor(graph: bytes, backbone: Backbone, precision: Precision, *
     return Extractor(
         run=lambda images: session.run(images, ("embedding",))["embedding"],
         features=backbone.features,
-        identity={"weights": backbone.weights_sha256, "name": backbone.name, "precision": str(session.precision)},
+        identity={
+            "backbone": backbone.fingerprint,
+            "name": backbone.name,
+            "precision": str(session.precision),
+            "openvino": version("openvino"),
+        },
         workers=session.streams,
         batch_size=batch_size,
     )
@@ -128,7 +135,12 @@ def torch_extractor(backbone: Backbone, *, batch_size: int = 64, device: str | N
     return Extractor(
         run=run,
         features=backbone.features,
-        identity={"weights": backbone.weights_sha256, "name": backbone.name, "precision": "torch-f32"},
+        identity={
+            "backbone": backbone.fingerprint,
+            "name": backbone.name,
+            "precision": "torch-f32",
+            "torch": torch.__version__,
+        },
         workers=1,
         batch_size=batch_size,
     )
@@ -137,7 +149,7 @@ def torch_extractor(backbone: Backbone, *, batch_size: int = 64, device: str | N
 def cached_graph(backbone: Backbone, size: tuple[int, int], cache: Path) -> bytes:
     """Return the backbone as ONNX, from the cache where the same versions of torch and timm exported it before."""
     made_by = f"torch{torch.__version__}-timm{timm.__version__}"
-    path = cache / "graphs" / f"{backbone.name}-{backbone.weights_sha256[:32]}-{size[0]}x{size[1]}-{made_by}.onnx"
+    path = cache / "graphs" / f"{backbone.name}-{backbone.fingerprint[:32]}-{size[0]}x{size[1]}-{made_by}.onnx"
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file():
         graph = path.read_bytes()
@@ -272,6 +284,8 @@ def extract(
         "pooling": "mean",
         # Another version may read, prepare or augment differently.
         "rentgen": version("rentgen"),
+        "films": FILMS_VERSION,
+        "pillow": version("pillow"),
     }
     store = FeatureStore(cache, identity, extractor.features)
     todo: list[tuple[Film, list[int]]] = []

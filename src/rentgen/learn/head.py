@@ -19,7 +19,6 @@ from torch.optim.adam import adam
 
 from rentgen.errors import DataError
 from rentgen.learn.recipe import HeadSettings
-from rentgen.parallel.local import cores
 from rentgen.records import Epoch, Float32, History, Int64
 
 FeatureMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32]
@@ -68,6 +67,22 @@ class Head:
         return logits
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread.
+
+    Two would be a third faster on an idle machine, many times slower on a busy one (each small product waits for the
+    thread that was put aside), and not the same to the last bit for every batch.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def train_head(
     train: Features,
     validation: Features,
@@ -105,10 +120,8 @@ def train_head(
     parts: dict[str, list[Epoch]] = {name: [] for name in ("train", *scored)}
     best_loss, best_epoch, best = float("inf"), 0, loop.weights.clone()
     start = time.perf_counter()
-    pace = _Pace()
     for epoch in range(settings.epochs):
-        with pace.set_threads(epoch):
-            parts["train"].append(loop.run_epoch())
+        parts["train"].append(loop.run_epoch())
         for name, part in scored.items():
             parts[name].append(_score(loop, resident[name], part))
         loss = parts["validation"][-1].loss
@@ -138,34 +151,6 @@ def initial_weights(features: int, hidden: int, classes: int, generator: torch.G
         limit = (6.0 / fans) ** 0.5
         flat[start : start + count].uniform_(-limit, limit, generator=generator)
     return flat
-
-
-class _Pace:
-    """Chooses between one thread and two by what an epoch took with each.
-
-    Two are a third faster on an idle machine and many times slower on a busy one, where each of a step's small products
-    waits for the thread that was put aside. The numbers are the same to the last bit either way.
-    """
-
-    TRIAL = 16
-    """Epochs between trials: others come and go."""
-
-    def __init__(self) -> None:
-        self.seconds = {1: 0.0, min(2, cores()): 0.0}
-
-    @contextmanager
-    def set_threads(self, epoch: int) -> Iterator[None]:
-        """Use the number of threads that suits this epoch, and note how long it takes."""
-        before, phase = torch.get_num_threads(), epoch % self.TRIAL
-        trials = list(self.seconds)
-        threads = trials[phase] if phase < len(trials) else min(trials, key=lambda count: self.seconds[count])
-        torch.set_num_threads(threads)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[threads] = time.perf_counter() - start
-            torch.set_num_threads(before)
 
 
 class _Loop:

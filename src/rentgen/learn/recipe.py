@@ -17,6 +17,7 @@ Settings = TypeVar("Settings")
 
 SHIPPED = ("paper",)
 """Recipes that come with the package."""
+MAX_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,14 @@ def text(name_or_path: str | Path) -> str:
         raise SettingError(
             f"Expected a recipe's name ({', '.join(SHIPPED)}) or a TOML file, but got {str(name_or_path)!r}."
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        with path.open(encoding="utf-8") as file:
+            toml = file.read(MAX_CHARACTERS + 1)
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path} is no recipe: expected text (TOML), but got something else.") from error
+    if len(toml) > MAX_CHARACTERS:
+        raise SettingError(f"{path} is no recipe: expected at most {MAX_CHARACTERS} characters of TOML.")
+    return toml
 
 
 def _build(default: Settings, table: str, values: object) -> Settings:

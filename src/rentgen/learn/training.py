@@ -18,7 +18,7 @@ import pydicom
 
 from rentgen import bundle as bundles
 from rentgen.bundle import Bundle, Golden
-from rentgen.data.audit import audit, examine
+from rentgen.data.audit import Examination, audit, examine
 from rentgen.data.listing import list_images
 from rentgen.data.split import certify, check_split, keep_together, select, split
 from rentgen.engine.predictor import Predictor
@@ -65,8 +65,6 @@ except ImportError as error:
 
 GRAPH_TOLERANCE = 1e-4
 """How far the exported graph may stand from torch, relative to the largest output (or 1)."""
-
-WEAKEST_FIRST = (PatientSource.NONE, PatientSource.NAME, PatientSource.DICOM, PatientSource.CSV)
 
 INTENDED_USE = (
     "Research on radiographs like those it was trained on (see the data). Not a medical device; not for diagnosis on "
@@ -140,8 +138,10 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     recipe = recipe.change("backbone", name=backbone.name)
     if progress is not None:
         progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
-    listing, found, hashes = _share_out(plan, recipe, progress)
-    certificate = certify(listing, hashes, found, secrets.token_hex(16))
+    shared = _share_out(plan, recipe, progress)
+    listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
+    salt = secrets.token_hex(16)
+    certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
 
     plan.cache.mkdir(parents=True, exist_ok=True)
     graph = cached_graph(backbone, size, plan.cache)
@@ -150,11 +150,28 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     model = join_head(graph, head)
     golden = _golden(model, backbone, head, recipe)
     draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
-    return _judge_and_write(draft, plan.out, listing, found, progress)
+    return _judge_and_write(draft, plan.out, shared, progress)
 
 
-def _share_out(plan: TrainingPlan, recipe: Recipe, progress: Progress | None) -> tuple[Listing, Audit, dict[Path, str]]:
-    """Return the readable films with their parts, the audit of these parts, and each film's hash."""
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """Readable films with their parts.
+
+    Attributes:
+        listing: with the patient source of the films that teach.
+        test_source: how the patients of the test part became known.
+        audit: of these parts.
+        examined: what reading them brought.
+    """
+
+    listing: Listing
+    test_source: PatientSource
+    audit: Audit
+    examined: Examination
+
+
+def _share_out(plan: TrainingPlan, recipe: Recipe, progress: Progress | None) -> _Shared:
+    """Return the readable films with their parts, and their audit."""
     own = list_images(plan.data, patient_pattern=plan.patient_pattern)
     if len(own.classes) < 2:
         raise DataError(
@@ -188,9 +205,10 @@ def _share_out(plan: TrainingPlan, recipe: Recipe, progress: Progress | None) ->
         measured = tuple(record for record in test.records if record.path in hashes)
         listing = _joined(listing, replace(test, records=measured))
     # Across two sources, names of files are weak evidence: the audit and the judge tell of them, nothing refuses.
-    if test is None or PatientSource.NAME not in (own.patient_source, test.patient_source):
+    if test is None or test.patient_source is own.patient_source is not PatientSource.NAME:
         check_split(listing)
-    return listing, audit(listing, examined), hashes
+    source = own.patient_source if test is None else test.patient_source
+    return _Shared(listing, source, audit(listing, examined), examined)
 
 
 def _joined(listing: Listing, test: Listing) -> Listing:
@@ -212,9 +230,7 @@ def _joined(listing: Listing, test: Listing) -> Listing:
     if any(record.split is Split.TEST for record in listing.records):
         raise DataError("The training set brings a test part of its own; give either that or --test, not both.")
     members = tuple(replace(record, split=Split.TEST) for record in test.records)
-    # Of two ways to know patients, what they agree on is worth what the weaker is.
-    weaker = next(source for source in WEAKEST_FIRST if source in (listing.patient_source, test.patient_source))
-    return replace(listing, records=listing.records + members, patient_source=weaker)
+    return replace(listing, records=listing.records + members)
 
 
 def _extractor(recipe: Recipe, backbone: Backbone, graph: bytes) -> Extractor:
@@ -290,16 +306,16 @@ def _golden(model: bytes, backbone: Backbone, head: Head, recipe: Recipe) -> Gol
     films = golden_films()
     prepared = np.stack([prepare(Radiograph(film, "", "png", 8), recipe.preprocessing).pixels for film in films])
     answers = Session(model, precision=Precision.F32).run(prepared)
-    with torch.inference_mode():
-        place = next(backbone.buffers()).device
-        network = TorchClassifier(backbone, head).to(place)
-        logits = network(torch.from_numpy(prepared).to(place))[0].cpu().numpy()
-    difference = float(np.abs(answers["logits"] - logits).max() / max(1.0, float(np.abs(logits).max())))
-    if not difference <= GRAPH_TOLERANCE:
-        raise RentgenError(
-            f"The exported graph of {backbone.name} differs from torch by {difference:.2g}; allowed is "
-            f"{GRAPH_TOLERANCE:g}."
-        )
+    place = next(backbone.buffers()).device
+    explained = TorchClassifier(backbone, head).to(place).explain(torch.from_numpy(prepared).to(place))
+    for name, tensor in explained.items():
+        expected = tensor.cpu().numpy()
+        difference = float(np.abs(answers[name] - expected).max() / max(1.0, float(np.abs(expected).max())))
+        if not difference <= GRAPH_TOLERANCE:
+            raise RentgenError(
+                f"The exported graph of {backbone.name} differs from torch in {name} by {difference:.2g}; allowed is "
+                f"{GRAPH_TOLERANCE:g}."
+            )
     return Golden(films, prepared, answers["logits"], answers["embedding"], answers["activation_maps"])
 
 
@@ -329,9 +345,11 @@ def _card(
     )
 
 
-def _judge_and_write(draft: Bundle, out: Path, listing: Listing, found: Audit, progress: Progress | None) -> Training:
+def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progress | None) -> Training:
     """Choose operating points on validation, measure on both parts through the graph that is shipped, and write."""
-    test_part = select(listing, Split.TEST)
+    listing = shared.listing
+    # Patients of a test set of its own are known by its own means.
+    test_part = replace(select(listing, Split.TEST), patient_source=shared.test_source)
     gallery = 0 if len(test_part) else GALLERY
     chooser = judge(Predictor(draft), select(listing, Split.VALIDATION), gallery=gallery, progress=progress)
     numbers = {label: number for number, label in enumerate(draft.card.classes)}
@@ -357,4 +375,4 @@ def _judge_and_write(draft: Bundle, out: Path, listing: Listing, found: Audit, p
     )
     final = replace(draft, card=card)
     final = replace(final, bundle_id=bundles.write(out, final))
-    return Training(final, listing, found, chooser, test)
+    return Training(final, listing, shared.audit, chooser, test)
