@@ -202,6 +202,22 @@ def test_size_that_goes_with_the_class_is_a_shortcut(tmp_path: Path) -> None:
     assert report.findings[-1].startswith("Nobody knows whom the films show")
 
 
+def test_films_of_unknown_patients_are_counted(tmp_path: Path) -> None:
+    for index in range(20):
+        save(tmp_path / f"person{index}_virus_1.png", draw(index, 64, 64))
+    listing = list_images(tmp_path)
+    assert not any("Nobody knows" in finding for finding in audit(listing, examine(listing)).findings)
+    for name, n, source in (("x", 21, PatientSource.NAME), ("y", 22, PatientSource.NONE)):
+        save(tmp_path / f"{name}.png", draw(n, 64, 64))
+        listing = list_images(tmp_path)
+        assert listing.patient_source is source
+        finding = audit(listing, examine(listing)).findings[-1]
+        assert finding.startswith(f"Nobody knows whom {n - 20} of {n} films show, so each of those counts as its own")
+    mixed = replace(listing, records=listing.records[:20], patient_source=PatientSource.NONE)
+    report = audit(mixed, examine(mixed))
+    assert report.findings[-1].startswith("No single source names the patients")
+
+
 def test_few_and_unequal_films_are_findings(tmp_path: Path) -> None:
     for index in range(13):
         save(tmp_path / "a" / f"{index}.png", draw(index, 64, 64))

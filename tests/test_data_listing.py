@@ -3,13 +3,20 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import made
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+)
 
 from rentgen.data.listing import list_images, parse_split
+from rentgen.data.split import split
 from rentgen.errors import DataError, SettingError
 from rentgen.records import Listing, PatientSource, Split
 
@@ -211,7 +218,44 @@ def test_built_in_names_must_fit_nearly_all_films(tmp_path: Path, caplog: pytest
     assert "1 of 20 films do not say whom they show" in caplog.text
     png(tmp_path / "another.png")
     assert list_images(tmp_path).patient_source is PatientSource.NONE
-    assert "19 of 21 films name their patient, too few to split by" in caplog.text
+    assert "nothing names the patients of enough of the 21 films" in caplog.text
+
+
+def test_known_patients_stay_together_where_too_few_are_known(tmp_path: Path) -> None:
+    for index in range(60):
+        dicom(tmp_path / "ab"[index % 2] / f"{index}.dcm", f"p{index // 6}", f"1.2.{index}")
+        png(tmp_path / "ab"[index % 2] / f"{index}.png")
+    listing = list_images(tmp_path)
+    assert listing.patient_source is PatientSource.NONE
+    assert len(set(patients(listing))) == 10 + 60
+    divided = split(listing, rng=np.random.default_rng(0))
+    parts = {(record.patient, record.split) for record in divided.records}
+    assert len({part for _, part in parts}) == 3
+    assert len(parts) == 10 + 60
+
+
+def test_a_column_must_name_nearly_all_patients_to_count_as_the_source(tmp_path: Path) -> None:
+    for index in range(20):
+        png(tmp_path / f"{index}.png")
+    for known, source in ((19, PatientSource.CSV), (18, PatientSource.NONE)):
+        cells = [f"{index}.png,{'p' if index < known else ''}\n" for index in range(20)]
+        listing = list_images(table(tmp_path / "set.csv", "path,patient\n" + "".join(cells)))
+        assert listing.patient_source is source
+        assert patients(listing) == ["p"] * known + [str(tmp_path / f"{index}.png") for index in range(known, 20)]
+
+
+def test_what_the_column_leaves_out_is_asked_of_the_files(tmp_path: Path) -> None:
+    for index, patient in enumerate(("h1", "h1", "h2", "h2")):
+        dicom(tmp_path / f"{index}.dcm", patient)
+    for index in range(16):
+        png(tmp_path / f"x{index}.png")
+    cells = ["0.dcm,p1\n", *(f"{index}.dcm,\n" for index in (1, 2, 3)), *(f"x{index}.png,\n" for index in range(16))]
+    source = table(tmp_path / "set.csv", "path,patient\n" + "".join(cells))
+    listing = list_images(source)
+    assert (patients(listing)[:4], listing.patient_source) == (["p1", "p1", "h2", "h2"], PatientSource.NONE)
+    listing = list_images(source, patient_pattern=r"^(?P<patient>x)\d")
+    assert (patients(listing)[:4], listing.patient_source) == (["p1", "p1", "h2", "h2"], PatientSource.NAME)
+    assert set(patients(listing)[4:]) == {"x"}
 
 
 @pytest.mark.parametrize("pattern", [r"^(?P<patient>[a-z]+)-", r"^([a-z]+)-", r"(\d)?-?^(?P<patient>[a-z]+)"])
@@ -276,7 +320,7 @@ def test_csv_with_everything(tmp_path: Path) -> None:
         ("3.png", "b", Split.TEST),
     ]
     assert patients(listing) == ["p1", "p1", str(tmp_path / "3.png")]
-    assert (listing.patient_source, listing.classes, listing.root) == (PatientSource.CSV, ("a", "b"), source)
+    assert (listing.patient_source, listing.classes, listing.root) == (PatientSource.NONE, ("a", "b"), source)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -298,6 +342,8 @@ def test_csv_by_uid(tmp_path: Path) -> None:
     dicom(tmp_path / "tree" / "x" / "1.dcm", "p1", "1.2.3")
     dicom(tmp_path / "tree" / "y" / "2", "p2", "1.2.4")
     (tmp_path / "tree" / "broken.dcm").write_bytes(b"broken")
+    deflated = made.part10(b"\xff" * 64, syntax=DeflatedExplicitVRLittleEndian)
+    (tmp_path / "tree" / "deflated.dcm").write_bytes(deflated)
     source = table(tmp_path / "set.csv", "SOP_Instance_UID,label\n1.2.4,b\n1.2.3,a\n")
     listing = list_images(source, base=tmp_path / "tree")
     assert [(r.path.name, r.label, r.patient) for r in listing.records] == [("2", "b", "p2"), ("1.dcm", "a", "p1")]

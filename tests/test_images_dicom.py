@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import warnings
+import zlib
 from typing import Any
 
 import data_store
@@ -22,7 +23,7 @@ from pydicom.uid import (
 )
 
 from rentgen.errors import InputError
-from rentgen.images.dicom import is_dicom, read_patient_id
+from rentgen.images.dicom import PATIENT_ID, SOP_INSTANCE_UID, is_dicom, read_text
 from rentgen.images.dicom_display import apply_window
 from rentgen.images.limits import orient
 from rentgen.images.read import read
@@ -466,20 +467,51 @@ def test_identity() -> None:
     assert "lossy compression" in read(made.dicom(LossyImageCompression="01")).notes
 
 
-def test_read_patient_id(tmp_path: pathlib.Path) -> None:
+def test_read_text(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "film"
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, DeflatedExplicitVRLittleEndian):
         path.write_bytes(made.dicom(syntax=syntax))
-        assert read_patient_id(path) == made.PATIENT_ID
+        assert read_text(path, PATIENT_ID) == made.PATIENT_ID
+        assert read_text(path, SOP_INSTANCE_UID) == "1.2.826.0.1.3680043.10.1.3"
     path.write_bytes(made.dicom(PatientID=""))
-    assert read_patient_id(str(path)) is None
+    assert read_text(str(path), PATIENT_ID) is None
     path.write_bytes(made.dicom(SpecificCharacterSet="ISO_IR 144", PatientID="Їжак"))
-    assert read_patient_id(path) == "Їжак"
+    assert read_text(path, PATIENT_ID) == "Їжак"
     path.write_bytes(b"hello")
     with pytest.raises(InputError, match="not a DICOM file"):
-        read_patient_id(path)
+        read_text(path, PATIENT_ID)
     with pytest.raises(InputError, match="cannot be opened"):
-        read_patient_id(tmp_path / "missing")
+        read_text(tmp_path / "missing", PATIENT_ID)
+
+
+def test_read_text_of_a_large_deflated_film(tmp_path: pathlib.Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (1500, 1500), np.uint16)
+    data = made.dicom(noise, bits=16, syntax=DeflatedExplicitVRLittleEndian)
+    assert len(data) > 4_100_000
+    path = tmp_path / "film"
+    path.write_bytes(data)
+    assert read_text(path, PATIENT_ID) == made.PATIENT_ID
+
+
+def test_read_text_inflates_no_more_than_a_head(tmp_path: pathlib.Path) -> None:
+    patient = made.element(PATIENT_ID, b"LO", b"MADE")
+    for padding, found in ((3_000_000, True), (50_000_000, False)):
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        body = deflate.compress(made.element(0x00090010, b"OB", bytes(padding)) + patient) + deflate.flush()
+        path = tmp_path / "film"
+        path.write_bytes(made.part10(body, syntax=DeflatedExplicitVRLittleEndian))
+        if found:
+            assert read_text(path, PATIENT_ID) == "MADE"
+        else:
+            with pytest.raises(InputError, match="cut short"):
+                read_text(path, PATIENT_ID)
+
+
+def test_read_text_of_a_damaged_deflated_film(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "film"
+    path.write_bytes(made.part10(b"\xff" * 64, syntax=DeflatedExplicitVRLittleEndian))
+    with pytest.raises(InputError, match="deflated DICOM file is damaged"):
+        read_text(path, SOP_INSTANCE_UID)
 
 
 def test_is_dicom() -> None:

@@ -363,15 +363,14 @@ def _find_unknown_patients(listing: Listing) -> list[str]:
     paths = {str(record.path) for record in listing.records}
     unknown = sum(record.patient in paths for record in listing.records)
     if 0 < unknown < len(listing):
-        films = f"{unknown} of {_count(len(listing), 'film')} show"
-    elif listing.patient_source is PatientSource.NONE and listing.records:
-        films = "the films show"
-    else:
+        what = f"Nobody knows whom {unknown} of {len(listing)} films show, so each of those counts as its own patient"
+    elif listing.patient_source is not PatientSource.NONE or not listing.records:
         return []
-    return [
-        f"Nobody knows whom {films}, so each counts as its own patient and a split may leak. Give a CSV with a patient "
-        "column, or a pattern over the file names."
-    ]
+    elif unknown:
+        what = "Nobody knows whom the films show, so each counts as its own patient"
+    else:
+        what = "No single source names the patients, so one may go by two names"
+    return [f"{what} and a split may leak. Give a CSV with a patient column, or a pattern over the file names."]
 
 
 def _count(number: int, noun: str) -> str:

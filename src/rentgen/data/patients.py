@@ -129,7 +129,7 @@ def _merge(*sources: Sequence[str | None]) -> Sequence[str | None]:
     merged, *others = sources
     for other in others:
         names = {theirs: ours for ours, theirs in zip(merged, other, strict=True) if ours and theirs}
-        merged = [ours or names.get(theirs, theirs) for ours, theirs in zip(merged, other, strict=True)]
+        merged = [ours or names.get(theirs or "", theirs) for ours, theirs in zip(merged, other, strict=True)]
     return merged
 
 
