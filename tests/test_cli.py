@@ -460,4 +460,4 @@ def test_a_folder_without_films_is_named(run: Run, tmp_path: Path, trained: Trai
     for arguments in (("data", "audit", tmp_path), ("predict", trained.bundle, tmp_path)):
         found = run(*arguments)
         assert found.code == 1
-        assert "holds no films" in found.words
+        assert "no films. Expected PNG, JPEG, TIFF or DICOM files" in found.words

@@ -178,17 +178,16 @@ def test_the_seed_decides_everything() -> None:
     assert not np.allclose(flat(once[0]), flat(other[0]))
 
 
-def test_the_number_of_threads_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    train, validation = (
-        Features((rng.standard_normal((films, 1280)).astype(np.float16),), rng.integers(0, 3, films))
-        for films in (70, 20)
-    )
-    settings = replace(SMALL, hidden=256, batch_size=32, epochs=3)
+def test_the_number_of_threads_decides_nothing() -> None:
+    before = torch.get_num_threads()
     found = []
-    for cores in (1, 2):
-        monkeypatch.setattr(heads, "cores", lambda cores=cores: cores)
-        found.append(train_head(train, validation, settings, classes=3))
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(trained(SMALL))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
     np.testing.assert_array_equal(flat(found[0][0]), flat(found[1][0]))
     assert found[0][1].parts == found[1][1].parts
 

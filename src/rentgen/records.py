@@ -51,7 +51,7 @@ class PatientSource(StrEnum):
     NAME = "name"
     """A pattern over the file name."""
     NONE = "none"
-    """Unknown: each image counts as a patient of its own."""
+    """Not known for all: an image whose patient nobody knows counts as a patient of its own."""
 
 
 class ResizeMode(StrEnum):

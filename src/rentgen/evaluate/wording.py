@@ -54,7 +54,7 @@ PATIENTS_KNOWN = {
     PatientSource.CSV: "Patients are known from the CSV.",
     PatientSource.DICOM: "Patients are known from the DICOM headers.",
     PatientSource.NAME: "Patients were read from the files' names.",
-    PatientSource.NONE: "Who the patients are is not known: each film counts as a patient of its own.",
+    PatientSource.NONE: "Who the patients are is not known for all: such a film counts as a patient of its own.",
 }
 LIMITS = (
     "The figures hold for films like the ones measured. Other machines, views, ages and hospitals may change them: "

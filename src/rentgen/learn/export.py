@@ -149,17 +149,24 @@ class TorchClassifier(nn.Module):
         return self.classifier(hidden), feature_map
 
     def explain(self, image: Tensor) -> dict[str, Tensor]:
-        """Return what the graph returns, with the maps by autograd: an answer to check the graph against."""
+        """Return what the graph returns, with the maps by autograd: an answer to check the graph against.
+
+        The maps of a film are nan where a hidden unit stands so near to zero that rounding decides whether it counts.
+        """
         with torch.no_grad():
             feature_map = self.backbone(image)
         feature_map.requires_grad_(True)
         embedding = feature_map.mean((2, 3))
-        logits = self.classifier(self.hidden(embedding).relu())
+        before = self.hidden(embedding)
+        logits = self.classifier(before.relu())
         maps = []
         for number in range(logits.shape[1]):
             (gradient,) = torch.autograd.grad(logits[:, number].sum(), feature_map, retain_graph=True)
             maps.append((gradient.mean((2, 3), keepdim=True) * feature_map).sum(1).relu())  # (N, h, w)
-        found = {"logits": logits, "embedding": embedding, "activation_maps": torch.stack(maps, 1)}
+        size = before.detach().abs()
+        doubtful = size.amin(1) < 1e-4 * size.amax(1).clamp(min=1)
+        stacked = torch.stack(maps, 1).masked_fill(doubtful.view(-1, 1, 1, 1), float("nan"))  # (N, classes, h, w)
+        found = {"logits": logits, "embedding": embedding, "activation_maps": stacked}
         return {name: tensor.detach() for name, tensor in found.items()}
 
 
