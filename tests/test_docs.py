@@ -187,8 +187,6 @@ def test_languages_keep_step(one: Path, other: Path) -> None:
     assert len(fences(one)) == len(fences(other))
     assert list(commands(one)) == list(commands(other))
     assert python_of(one) == python_of(other)
-    measured = [re.findall(r"MEASURED\(\w+\)", prose(path)) for path in (one, other)]
-    assert measured[0] == measured[1]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
