@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -153,6 +153,7 @@ class Radiograph:
         modality: DICOM Modality.
         body_part_examined: DICOM BodyPartExamined.
         view_position: DICOM ViewPosition.
+        patient_age_years: from PatientAge, or PatientBirthDate and the date of the study.
         notes: what a careful reader should know: `lossy compression`, `first of 3 windows`, a contradiction.
     """
 
@@ -171,6 +172,7 @@ class Radiograph:
     modality: str | None = None
     body_part_examined: str | None = None
     view_position: str | None = None
+    patient_age_years: float | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -288,6 +290,10 @@ class Prediction:
         reasons: why the status is not `ok`, or a note; in words.
         content_hash: SHA-256 of the file's bytes; None where it could not be read.
         pixel_hash: SHA-256 of the pixels, however they were packed; None where the file could not be read.
+        prediction_set: the classes that cannot be ruled out at the bundle's coverage; empty where it has none, or where
+            the film is like none of them.
+        distance: from the films that taught the model; None where the bundle does not measure it.
+        logits: (classes,) before calibration; None on an error.
         activation_maps: (classes, rows, columns) float32, not negative; None unless asked for.
         geometry: of the prepared image; None unless maps were asked for.
     """
@@ -299,17 +305,22 @@ class Prediction:
     reasons: tuple[str, ...] = ()
     content_hash: str | None = None
     pixel_hash: str | None = None
+    prediction_set: tuple[str, ...] = ()
+    distance: float | None = None
+    logits: tuple[float, ...] | None = None
     activation_maps: Float32 | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the documented JSON object: path, label, probabilities, status, reasons."""
+        """Return the documented JSON object: path, label, probabilities, status, reasons, set and distance."""
         return {
             "path": self.path,
             "label": self.label,
             "probabilities": dict(self.probabilities),
             "status": str(self.status),
             "reasons": list(self.reasons),
+            "prediction_set": list(self.prediction_set),
+            "distance": self.distance,
         }
 
 
@@ -720,6 +731,125 @@ class SplitCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """From logits to probabilities that mean what they say: `softmax(logits * scale + bias)`.
+
+    Attributes:
+        method: `none`, `temperature` (one scale, no bias) or `vector` (one of each for each class; Guo et al. 2017).
+        scale: one for each class, positive.
+        bias: one for each class.
+        fitted_on: which films, in words.
+        n: how many.
+        before: `ece`, `brier`, `loss`, `slope` and `intercept` of these films without it, as `Interval.to_dict` gives
+            them.
+        after: the same with it.
+    """
+
+    method: str
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+    fitted_on: str
+    n: int
+    before: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    after: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.bias) or not all(value > 0 for value in self.scale):
+            raise ValueError(f"Expected a positive scale and a bias for each class, but got {self.scale}, {self.bias}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"scale": list(self.scale), "bias": list(self.bias)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the calibration that `to_dict` wrote."""
+        return cls(**{**values, "scale": tuple(values["scale"]), "bias": tuple(values["bias"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Conformal:
+    """Prediction sets that hold the true class as often as was asked for (split conformal prediction).
+
+    Attributes:
+        coverage: asked for, in (0, 1).
+        threshold: a class is in the set when its calibrated probability is at least this.
+        n: films that decided it.
+        measured: share of the test part's films whose set held the true class, as `Interval.to_dict` gives it; None
+            where there was no such part.
+        single: share of the test part's films with exactly one class in the set; likewise.
+    """
+
+    coverage: float
+    threshold: float
+    n: int
+    measured: Mapping[str, float | None] | None = None
+    single: Mapping[str, float | None] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_dict` wrote."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The films that a model is meant for, as a DICOM header can tell; an empty tuple or None does not limit.
+
+    Attributes:
+        modalities: DICOM Modality, such as `CR` and `DX`.
+        body_parts: DICOM BodyPartExamined.
+        views: DICOM ViewPosition.
+        min_age_years: of the patient.
+        max_age_years: of the patient.
+    """
+
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    min_age_years: float | None = None
+    max_age_years: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the scope that `to_dict` wrote."""
+        lists = {name: tuple(values.get(name, ())) for name in ("modalities", "body_parts", "views")}
+        return cls(**lists, min_age_years=values.get("min_age_years"), max_age_years=values.get("max_age_years"))
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """How far from the films that taught it a film may lie; the graph's `distance` is compared with it.
+
+    Attributes:
+        threshold: the largest distance that is still inside.
+        kept: share of the validation films that it keeps, as it was asked for.
+        n: validation films that decided it.
+    """
+
+    threshold: float
+    kept: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the domain that `to_dict` wrote."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """What a bundle says of itself.
 
@@ -741,6 +871,15 @@ class Card:
         licences: of the data and the starting weights, in words.
         software: package to version.
         command: that repeats the training.
+        calibration: of the logits; None where the bare softmax is the answer.
+        conformal: when the model says that it does not know; None where it never does.
+        scope: films it is meant for; None where any film is.
+        domain: how far from its training films it still answers; None where it does not ask.
+        robustness: how it bears worse films: `evaluate.stress`'s plain values, or empty.
+        shortcuts: whether it looks where it should: `evaluate.shortcuts`'s plain values, or empty.
+        heat_maps: what its heat maps are worth: `evaluate.explain`'s plain values, or empty.
+        known_failures: in words.
+        parent: id of the bundle it was calibrated from; None for one that was trained.
     """
 
     name: str
@@ -760,6 +899,15 @@ class Card:
     licences: tuple[str, ...]
     software: Mapping[str, str]
     command: str
+    calibration: Calibration | None = None
+    conformal: Conformal | None = None
+    scope: Scope | None = None
+    domain: Domain | None = None
+    robustness: Mapping[str, Any] = field(default_factory=dict)
+    shortcuts: Mapping[str, Any] = field(default_factory=dict)
+    heat_maps: Mapping[str, Any] = field(default_factory=dict)
+    known_failures: tuple[str, ...] = ()
+    parent: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -781,15 +929,33 @@ class Card:
             "licences": list(self.licences),
             "software": dict(self.software),
             "command": self.command,
+            **{
+                name: None if (part := getattr(self, name)) is None else part.to_dict()
+                for name in ("calibration", "conformal", "scope", "domain")
+            },
+            "robustness": dict(self.robustness),
+            "shortcuts": dict(self.shortcuts),
+            "heat_maps": dict(self.heat_maps),
+            "known_failures": list(self.known_failures),
+            "parent": self.parent,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the card that `to_dict` wrote."""
+        """Return the card that `to_dict` wrote; what a card of an earlier version does not say keeps its default."""
         fields = dict(values)
         fields["classes"] = tuple(values["classes"])
         fields["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
         fields["history"] = History.from_dict(values["history"])
         fields["operating_points"] = tuple(OperatingPoint.from_dict(point) for point in values["operating_points"])
         fields["licences"] = tuple(values["licences"])
+        fields["known_failures"] = tuple(values.get("known_failures", ()))
+        for name, build in (
+            ("calibration", Calibration.from_dict),
+            ("conformal", Conformal.from_dict),
+            ("scope", Scope.from_dict),
+            ("domain", Domain.from_dict),
+        ):
+            if values.get(name) is not None:
+                fields[name] = build(values[name])
         return cls(**fields)

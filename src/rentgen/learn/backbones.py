@@ -16,6 +16,7 @@ then one closed form explains every backbone.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import socket
@@ -79,7 +80,8 @@ class Backbone(nn.Module):
         weights_sha256: of all parameters and buffers, whatever file they came in.
         fingerprint: of the weights and of what is done to a film before it meets them.
         licence: of the weights, as far as it is known.
-        mean: (1, channels, 1, 1), grey levels, taken off each film.
+        normalise: `fixed` takes `mean` off each film; `film` takes the film's own mean off, and brightness with it.
+        mean: (1, channels, 1, 1), grey levels.
         std: (1, channels, 1, 1), grey levels, that the rest is divided by.
     """
 
@@ -96,32 +98,49 @@ class Backbone(nn.Module):
         size: tuple[int, int],
         weights: str,
         licence: str,
+        normalise: str = "fixed",
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.name = name
         self.weights = weights
         self.licence = licence
+        self.normalise = normalise
         self.weights_sha256 = hash_weights(network.state_dict())
         self.features = int(network.num_features)  # type: ignore[arg-type]
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.fingerprint = hash_weights(self.state_dict())
+        if normalise != "fixed":
+            self.fingerprint = hashlib.sha256(f"{self.fingerprint}:{normalise}".encode()).hexdigest()
         self.prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
         with torch.inference_mode():
             raw = network.forward_features(torch.zeros(1, 3, *size))  # type: ignore[operator]
         self.layout, self.grid = find_layout(raw, self.features, self.prefix_tokens, size)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the feature map (N, C, h, w) of uint8 images (N, H, W)."""
-        grey = image.unsqueeze(1).to(torch.float32).expand(-1, 3, -1, -1)  # (N, 3, H, W)
-        raw: Tensor = self.network.forward_features((grey - self.mean) / self.std)  # type: ignore[operator]
+        """Return the feature map (N, C, h, w) of images (N, H, W): uint8, or float32 grey levels."""
+        grey = image.unsqueeze(1).to(torch.float32)  # (N, 1, H, W)
+        if self.normalise == "film":
+            grey = grey - grey.mean((2, 3), keepdim=True)
+            centred = grey.expand(-1, 3, -1, -1)  # (N, 3, H, W)
+        else:
+            centred = grey.expand(-1, 3, -1, -1) - self.mean
+        raw: Tensor = self.network.forward_features(centred / self.std)  # type: ignore[operator]
         if self.layout is Layout.NHWC:
             raw = raw.permute(0, 3, 1, 2)
         if self.layout is Layout.NLC:
             patches = raw[:, self.prefix_tokens :]  # (N, h * w, C)
             return patches.transpose(1, 2).reshape(-1, self.features, *self.grid)
         return raw
+
+    def with_network(self, network: nn.Module) -> Backbone:
+        """Return a backbone that does the same with another network of the same kind: the weights it was tuned to."""
+        tuned = copy.copy(self)
+        # What torch registers lies in dictionaries that a shallow copy shares.
+        tuned._modules = {**self._modules, "network": network.eval().requires_grad_(False)}
+        tuned._buffers = dict(self._buffers)
+        return tuned
 
     def describe(self) -> dict[str, Any]:
         """Return what the card says of the backbone."""
@@ -146,7 +165,12 @@ class _Source:
 
 
 def load(
-    name: str, *, weights: str | Path | None = None, size: tuple[int, int] = (224, 224), seed: int = 0
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    size: tuple[int, int] = (224, 224),
+    seed: int = 0,
+    normalise: str = "fixed",
 ) -> Backbone:
     """Return a frozen backbone.
 
@@ -155,17 +179,18 @@ def load(
         weights: a safetensors or torch file; `random`; None for the pretrained ones.
         size: height and width of the input, pixels.
         seed: of random weights.
+        normalise: as of `Backbone`.
 
     Raises:
         WeightsError: no such model, or weights that cannot be had or do not fit.
     """
     if name == AUTO:
         try:
-            return load(RECIPE_DEFAULT, weights=weights, size=size, seed=seed)
+            return load(RECIPE_DEFAULT, weights=weights, size=size, seed=seed, normalise=normalise)
         except WeightsError:
             if weights is not None or not _packaged(OFFLINE_DEFAULT):
                 raise
-            return load(OFFLINE_DEFAULT, size=size, seed=seed)
+            return load(OFFLINE_DEFAULT, size=size, seed=seed, normalise=normalise)
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name}*")[:5]) or "see timm.list_models()"
         raise WeightsError(f"Expected the name of a timm model, but got {name!r}. Near it: {near}.")
@@ -178,7 +203,14 @@ def load(
         _load_strictly(network, source.state, source.weights)
     _resize(network, size)
     return Backbone(
-        network, name=name, mean=source.mean, std=source.std, size=size, weights=source.weights, licence=source.licence
+        network,
+        name=name,
+        mean=source.mean,
+        std=source.std,
+        size=size,
+        weights=source.weights,
+        licence=source.licence,
+        normalise=normalise,
     )
 
 

@@ -170,7 +170,7 @@ class _Loop:
         self.gradients = self.split(self.gradient)
         self.moments = (torch.zeros_like(self.weights), torch.zeros_like(self.weights))
         self.steps = torch.zeros(())
-        self.class_weight = _class_weights(self.labels, classes) if settings.class_weights else torch.ones(classes)
+        self.class_weight = class_weights(self.labels, classes) if settings.class_weights else torch.ones(classes)
         self.batch = torch.empty(settings.batch_size, self.features)
 
     def split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -187,14 +187,14 @@ class _Loop:
         view = torch.randint(len(self.views), (count,), generator=self.generator)
         keep = torch.rand(count, settings.hidden, generator=self.generator).ge_(settings.dropout)
         keep /= 1 - settings.dropout
-        target = (_smooth(self.labels, self.classes, settings.label_smoothing) * self.class_weight)[order]
+        target = (smooth_labels(self.labels, self.classes, settings.label_smoothing) * self.class_weight)[order]
         weight = self.class_weight[self.labels][order]
         logits = torch.empty(count, self.classes)
         for start in range(0, count, settings.batch_size):
             stop = min(start + settings.batch_size, count)
             batch = self._gather(order[start:stop], view[start:stop])
             self._step(batch, target[start:stop], weight[start:stop], keep[start:stop], logits[start:stop])
-        return _figures(logits, self.labels[order])
+        return figures(logits, self.labels[order])
 
     def _gather(self, films: Tensor, view: Tensor) -> Tensor:
         batch = self.batch[: len(films)]
@@ -235,10 +235,10 @@ def _score(loop: _Loop, resident: Tensor | None, part: Features) -> Epoch:
             rows = slice(start, start + SCORING_BATCH)
             batch = torch.from_numpy(part.views[0][rows].astype(np.float32)) if resident is None else resident[rows]
             logits.append(torch.addmm(b2, torch.addmm(b1, batch, w1.t()).relu_(), w2.t()))
-        return _figures(torch.cat(logits), torch.from_numpy(part.labels))
+        return figures(torch.cat(logits), torch.from_numpy(part.labels))
 
 
-def _figures(logits: Tensor, labels: Tensor) -> Epoch:
+def figures(logits: Tensor, labels: Tensor) -> Epoch:
     """Return unweighted mean loss, accuracy, and macro recall and F1 over the classes that occur."""
     classes = logits.shape[1]
     loss = torch.nn.functional.cross_entropy(logits, labels).item()
@@ -251,11 +251,13 @@ def _figures(logits: Tensor, labels: Tensor) -> Epoch:
     return Epoch(loss, (right.sum() / actual.sum()).item(), recall, f1)
 
 
-def _smooth(labels: Tensor, classes: int, amount: float) -> Tensor:
+def smooth_labels(labels: Tensor, classes: int, amount: float) -> Tensor:
+    """Return (films, classes) targets that keep `1 - amount` for the label and share the rest evenly."""
     return torch.nn.functional.one_hot(labels, classes).float() * (1 - amount) + amount / classes
 
 
-def _class_weights(labels: Tensor, classes: int) -> Tensor:
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return weights inverse to the classes' numbers, their mean over the films being one."""
     counts = torch.bincount(labels, minlength=classes).clamp(min=1).float()
     return counts.sum() / (classes * counts)
 

@@ -46,15 +46,18 @@ class BackboneSettings:
 
     Attributes:
         name: a timm model, or `auto`.
+        normalise: `fixed` takes the mean grey level of the pretraining films off each film; `film` its own.
         precision: `auto`, `f32` or `bf16`.
         engine: `auto`, `openvino` or `torch`.
     """
 
     name: str = "auto"
+    normalise: str = "fixed"
     precision: str = "auto"
     engine: str = "auto"
 
     def __post_init__(self) -> None:
+        _one_of("backbone.normalise", self.normalise, ("fixed", "film"))
         _one_of("backbone.precision", self.precision, ("auto", "f32", "bf16"))
         _one_of("backbone.engine", self.engine, ("auto", "openvino", "torch"))
 
@@ -91,6 +94,129 @@ class AugmentSettings:
         for name, high in (("shift", 0.5), ("zoom", 0.5), ("brightness", 0.5), ("contrast", 0.9), ("gamma", 1.0)):
             _between(f"augment.{name}", getattr(self, name), 0.0, high)
         _between("augment.noise", self.noise, 0.0, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneSettings:
+    """How the whole network is trained on, after the head.
+
+    Attributes:
+        epochs: 0 leaves the backbone frozen, as the study has it.
+        members: networks that are trained from the same start with other seeds and answer together, in [1, 8].
+        learning_rate: AdamW's, of the highest stage and the head, at its peak.
+        stage_decay: each stage below learns at so much of the rate above it, in (0, 1].
+        frozen_stages: lowest stages, the stem counted, that stay as they were pretrained; members share them.
+        unfreeze_epochs: over which the other stages join, from the top down; 0 opens all at once.
+        warmup: share of the steps in which the rate rises.
+        weight_decay: AdamW's, on matrices and kernels only.
+        batch_size: films per step.
+        clip_norm: of the gradient; 0 for none.
+        ema: share of the averaged weights that each step keeps, in [0, 1); 0 for none.
+        label_smoothing: in [0, 0.5].
+        class_weights: weigh classes inversely to their number.
+        batch_norm: `train`, where open stages follow the films, or `frozen`.
+        precision: of the arithmetic; `auto` is bf16 where that is faster, otherwise f32.
+        patience: epochs without a better choice before stopping.
+        stress_weight: share of the stress set's loss in choosing the epoch; the rest is plain validation loss.
+        seed: of order, augmentation and dropout.
+    """
+
+    epochs: int = 0
+    members: int = 1
+    learning_rate: float = 3e-4
+    stage_decay: float = 0.8
+    frozen_stages: int = 0
+    unfreeze_epochs: float = 1.0
+    warmup: float = 0.1
+    weight_decay: float = 0.02
+    batch_size: int = 32
+    clip_norm: float = 1.0
+    ema: float = 0.99
+    label_smoothing: float = 0.05
+    class_weights: bool = True
+    batch_norm: str = "train"
+    precision: str = "auto"
+    patience: int = 5
+    stress_weight: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _between("finetune.epochs", self.epochs, 0, 10_000)
+        _between("finetune.members", self.members, 1, 8)
+        _between("finetune.learning_rate", self.learning_rate, 1e-8, 1.0)
+        _between("finetune.stage_decay", self.stage_decay, 0.01, 1.0)
+        _between("finetune.frozen_stages", self.frozen_stages, 0, 1000)
+        _between("finetune.unfreeze_epochs", self.unfreeze_epochs, 0.0, 10_000.0)
+        _between("finetune.warmup", self.warmup, 0.0, 0.9)
+        _between("finetune.weight_decay", self.weight_decay, 0.0, 1.0)
+        _between("finetune.batch_size", self.batch_size, 2, 65536)
+        _between("finetune.clip_norm", self.clip_norm, 0.0, 1e6)
+        _between("finetune.ema", self.ema, 0.0, 0.99999)
+        _between("finetune.label_smoothing", self.label_smoothing, 0.0, 0.5)
+        _one_of("finetune.batch_norm", self.batch_norm, ("train", "frozen"))
+        _one_of("finetune.precision", self.precision, ("auto", "f32", "bf16"))
+        _between("finetune.patience", self.patience, 1, 10_000)
+        _between("finetune.stress_weight", self.stress_weight, 0.0, 1.0)
+        _between("finetune.seed", self.seed, 0, 2**32 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftSettings:
+    """What fine-tuning changes in a film, as another room, machine or archive would; each the largest change.
+
+    Attributes:
+        flip: mirror left and right at random.
+        rotation_degrees: in [0, 180].
+        shift: of the image's side, in [0, 0.5].
+        zoom: in [0, 0.5].
+        aspect: of the logarithm of width over height, in [0, 0.5].
+        shear: in [0, 0.5].
+        borders: of the side that is cut away at an edge, in [0, 0.4].
+        borders_share: how often an edge is, in [0, 1].
+        markers: how often a letter is painted in, and as often something at the edge out, in [0, 1].
+        window: of the full range cut at either end, in [0, 0.45].
+        gamma: of its logarithm, in [0, 1.5].
+        contrast: of its logarithm, in [0, 1.5].
+        brightness: of the full range, in [0, 0.5].
+        blur_px: standard deviation of a blur, or of the sharpening that undoes it, in [0, 8].
+        sharpen: how much of what a blur takes away is added, in [0, 4].
+        noise: standard deviation, of the full range, in [0, 0.5].
+        jpeg: how often a film is packed as JPEG, in [0, 1].
+        jpeg_quality: the lowest, in [1, 95].
+        mixup: of the Beta distribution; 0 is off.
+        cutmix: likewise.
+    """
+
+    flip: bool = True
+    rotation_degrees: float = 12.0
+    shift: float = 0.08
+    zoom: float = 0.15
+    aspect: float = 0.12
+    shear: float = 0.08
+    borders: float = 0.12
+    borders_share: float = 0.2
+    markers: float = 0.25
+    window: float = 0.12
+    gamma: float = 0.6
+    contrast: float = 0.4
+    brightness: float = 0.1
+    blur_px: float = 1.5
+    sharpen: float = 1.0
+    noise: float = 0.03
+    jpeg: float = 0.3
+    jpeg_quality: int = 30
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, high in (
+            ("rotation_degrees", 180.0), ("shift", 0.5), ("zoom", 0.5), ("aspect", 0.5), ("shear", 0.5),
+            ("borders", 0.4), ("borders_share", 1.0), ("markers", 1.0), ("window", 0.45), ("gamma", 1.5),
+            ("contrast", 1.5), ("brightness", 0.5), ("blur_px", 8.0), ("sharpen", 4.0), ("noise", 0.5), ("jpeg", 1.0),
+            ("mixup", 10.0), ("cutmix", 10.0),
+        ):  # fmt: skip
+            _between(f"shift.{name}", getattr(self, name), 0.0, high)
+        _between("shift.jpeg_quality", self.jpeg_quality, 1, 95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +265,16 @@ class Recipe:
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
+    finetune: FineTuneSettings = field(default_factory=FineTuneSettings)
+    shift: ShiftSettings = field(default_factory=ShiftSettings)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return plain tables."""
-        tables = {name: asdict(getattr(self, name)) for name in ("data", "backbone", "augment", "head")}
         return {
-            "data": tables["data"],
-            "preprocessing": self.preprocessing.to_dict(),
-            "backbone": tables["backbone"],
-            "augment": tables["augment"],
-            "head": tables["head"],
+            item.name: self.preprocessing.to_dict()
+            if item.name == "preprocessing"
+            else asdict(getattr(self, item.name))
+            for item in fields(self)
         }
 
     @classmethod
