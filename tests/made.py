@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pydicom
 import pytest
 from openjpeg.utils import encode_pixel_data as encode_jpeg_2000
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -51,6 +51,47 @@ def film(rows: int = 48, columns: int = 40, bits: int = 12, seed: int = 0) -> np
 def film8(rows: int = 48, columns: int = 40, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Return an 8-bit film."""
     return film(rows, columns, 8, seed).astype(np.uint8)
+
+
+def page(rows: int = 1100, columns: int = 850, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return a letter: dark words on paper that a lamp lights unevenly."""
+    image = Image.new("L", (columns, rows), 235)
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(26)
+    for y in range(40, rows - 40, 38):
+        pen.text((40, y), "the chest film of today shows no change since the last one " * 2, fill=30, font=font)
+    light = 1 - 0.2 * np.linspace(0, 1, columns)[None]
+    noise = np.random.default_rng(seed).normal(0, 4, (rows, columns))
+    return np.clip(np.asarray(image) * light + noise, 0, 255).astype(np.uint8)
+
+
+def section(rows: int = 256, columns: int = 256, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return a slice of a head: a bright ring round soft matter, free in black air."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    radius = np.hypot((x - columns / 2) / columns, (y - rows / 2) / rows) / 0.4
+    shade = 90 + 40 * np.sin(x / columns * 20) * np.cos(y / rows * 17) + 110 * (radius > 0.9)
+    noise = np.random.default_rng(seed).normal(0, 8, (rows, columns))
+    return np.asarray(np.clip((shade + noise) * (radius < 1), 0, 255), np.uint8)
+
+
+def fan(rows: int = 480, columns: int = 640, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return an ultrasound fan of speckle."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    radius, angle = np.hypot(x - columns / 2, y - 20), np.arctan2(x - columns / 2, y - 20)
+    speckle = np.random.default_rng(seed).rayleigh(60, (rows, columns))
+    return np.asarray(np.clip(speckle * (radius < rows * 0.9) * (np.abs(angle) < 0.6), 0, 255), np.uint8)
+
+
+def leaves(rows: int = 480, columns: int = 640, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return shaded discs that hide one another: the simplest thing with the statistics of a photograph."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:rows, 0:columns]
+    image = np.full((rows, columns), 128.0)
+    for radius in np.sort(1 / rng.uniform(1 / 90, 1 / 8, 700))[::-1]:
+        across, down = rng.uniform(0, columns), rng.uniform(0, rows)
+        disc = np.hypot(x - across, y - down) < radius
+        image[disc] = rng.uniform(10, 230) + 25 * (x - across)[disc] / radius
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
 
 
 def encoded(image: Image.Image | Array, kind: str, **options: object) -> bytes:

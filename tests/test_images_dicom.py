@@ -12,6 +12,8 @@ import made
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -23,13 +25,29 @@ from pydicom.uid import (
 )
 
 from rentgen.errors import InputError
-from rentgen.images.dicom import PATIENT_ID, SOP_INSTANCE_UID, is_dicom, read_text
+from rentgen.images.dicom import PATIENT_ID, SOP_INSTANCE_UID, _find_age, _open, is_dicom, read_text
 from rentgen.images.dicom_display import apply_window
-from rentgen.images.limits import orient
+from rentgen.images.dicom_elements import PIXEL_DATA
+from rentgen.images.limits import DEFAULT_LIMITS, orient
 from rentgen.images.read import read
 from rentgen.records import Float64
 
 DATA = pathlib.Path(data_store.__file__).parent / "data"
+
+
+AGE_TAGS = {
+    "StudyDate": 0x00080020,
+    "SeriesDate": 0x00080021,
+    "AcquisitionDate": 0x00080022,
+    "PatientBirthDate": 0x00100030,
+    "PatientAge": 0x00101010,
+}
+
+
+def age_of(values: list[bytes]) -> float | None:
+    """Return the age in a header with these elements, which pydicom would refuse to write where they are odd."""
+    body = b"".join(made.element(tag, b"LO", value) for tag, value in zip(AGE_TAGS.values(), values, strict=True))
+    return _find_age(_open(made.part10(body), "film", DEFAULT_LIMITS, stop=PIXEL_DATA))
 
 
 def shown(data: bytes) -> Float64:
@@ -465,6 +483,60 @@ def test_identity() -> None:
     assert film.series_instance_uid == "1.2.826.0.1.3680043.10.1.2"
     assert made.PATIENT_ID not in repr(film)
     assert "lossy compression" in read(made.dicom(LossyImageCompression="01")).notes
+
+
+@pytest.mark.parametrize(
+    ("elements", "years"),
+    [
+        ({"PatientAge": "034Y"}, 34),
+        ({"PatientAge": "018M"}, 1.5),
+        ({"PatientAge": "026W"}, 26 * 7 / 365.2425),
+        ({"PatientAge": "010D"}, 10 / 365.2425),
+        ({"PatientAge": "000D"}, 0),
+        ({"PatientAge": "7y"}, 7),
+        ({"PatientAge": "12 M"}, 1),
+        ({"PatientAge": "034"}, None),
+        ({"PatientAge": "Y"}, None),
+        ({"PatientAge": "999Y"}, None),
+        ({"PatientAge": "-05Y"}, None),
+        ({"PatientAge": "old"}, None),
+        ({"PatientAge": ""}, None),
+        ({"PatientAge": "034Y", "PatientBirthDate": "20000101", "StudyDate": "20010101"}, 34),
+        ({"PatientAge": "034", "PatientBirthDate": "20000101", "StudyDate": "20100101"}, 10),
+        ({"PatientBirthDate": "20000101", "StudyDate": "20010101"}, 1),
+        ({"PatientBirthDate": "2000.01.01", "StudyDate": "2010.01.01"}, 10),
+        ({"PatientBirthDate": "20000101", "AcquisitionDate": "20050101"}, 5),
+        ({"PatientBirthDate": "20000101", "StudyDate": "unknown", "SeriesDate": "20050101"}, 5),
+        ({"PatientBirthDate": "20000101", "StudyDate": "20000101"}, 0),
+        ({"PatientBirthDate": "20000229", "StudyDate": "20180301"}, 18 + (1 - 28 / 31) / 12),
+        ({"PatientBirthDate": "20000331", "StudyDate": "20180330"}, 18 - 1 / 31 / 12),
+        ({"PatientBirthDate": "20000101"}, None),
+        ({"StudyDate": "20000101"}, None),
+        ({"PatientBirthDate": "20010101", "StudyDate": "20000101"}, None),
+        ({"PatientBirthDate": "18000101", "StudyDate": "20000101"}, None),
+        ({"PatientBirthDate": "20000231", "StudyDate": "20100101"}, None),
+        ({"PatientBirthDate": "00000000", "StudyDate": "20100101"}, None),
+        ({"PatientBirthDate": "2000", "StudyDate": "20100101"}, None),
+        ({}, None),
+    ],
+)
+def test_age(elements: dict[str, str], years: float | None) -> None:
+    values = [elements.get(name, "").encode() for name in AGE_TAGS]
+    assert age_of(values) == (None if years is None else pytest.approx(years))
+
+
+def test_the_age_is_read_and_not_shown() -> None:
+    for data in made.dicom(PatientAge="005Y"), made.dicom(PatientBirthDate="20000101", StudyDate="20050101"):
+        film = read(data)
+        assert film.patient_age_years == pytest.approx(5)
+        assert "age" not in repr(film)
+    assert read(made.dicom()).patient_age_years is None
+
+
+@given(st.lists(st.binary(max_size=12), min_size=5, max_size=5))
+def test_any_age_and_dates_are_borne(values: list[bytes]) -> None:
+    years = age_of(values)
+    assert years is None or 0 <= years <= 125
 
 
 def test_read_text(tmp_path: pathlib.Path) -> None:

@@ -56,6 +56,7 @@ class Golden:
         logits: (films, classes).
         embedding: (films, features).
         activation_maps: (films, classes, rows, columns).
+        distance: (films,) from the films that taught the model; None where the graph does not measure it.
     """
 
     films: tuple[UInt8, ...]
@@ -63,6 +64,7 @@ class Golden:
     logits: Float32
     embedding: Float32
     activation_maps: Float32
+    distance: Float32 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +84,35 @@ class Bundle:
     split: SplitCertificate = field(repr=False)
     golden: Golden = field(repr=False)
     bundle_id: str = ""
+
+
+def shipped() -> dict[str, Path]:
+    """Return the bundles that come with the package: name to file, sorted."""
+    folder = Path(__file__).parent / "models"
+    return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+
+
+def find(name_or_path: str | Path) -> Path:
+    """Return the file of a bundle: a path, or the name of one that comes with the package.
+
+    Raises:
+        BundleError: there is neither.
+
+    Example:
+        >>> find("x")
+        Traceback (most recent call last):
+        rentgen.errors.BundleError: There is no file x, ...
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    models = shipped()
+    if str(name_or_path) in models:
+        return models[str(name_or_path)]
+    raise BundleError(
+        f"There is no file {path}, and no bundle of that name comes with the package ({', '.join(models) or 'none'}). "
+        f"Expected a bundle (*{SUFFIX}); `rentgen train` makes one."
+    )
 
 
 def check_place(path: Path) -> None:
@@ -127,19 +158,13 @@ def write(path: Path, bundle: Bundle) -> str:
     return hashlib.sha256(manifest).hexdigest()
 
 
-def read(path: Path) -> Bundle:
-    """Return the bundle in a file, after checking the hash of every member.
+def read(path: str | Path) -> Bundle:
+    """Return the bundle in a file, or of a name that comes with the package, after checking the hash of every member.
 
     Raises:
         BundleError: there is no such file, or it is no bundle, was damaged or changed, or is of a newer kind.
-
-    Example:
-        >>> read(Path("x"))
-        Traceback (most recent call last):
-        rentgen.errors.BundleError: There is no file x. Expected a bundle (*.rentgen); `rentgen train` makes one.
     """
-    if not path.is_file():
-        raise BundleError(f"There is no file {path}. Expected a bundle (*{SUFFIX}); `rentgen train` makes one.")
+    path = find(path)
     try:
         with zipfile.ZipFile(path) as archive:
             manifest_bytes = _member(archive, path, "manifest.json", MAX_MANIFEST_BYTES)
@@ -237,7 +262,9 @@ def _to_json(values: Mapping[str, Any]) -> bytes:
 
 def _pack_golden(golden: Golden) -> bytes:
     buffer = io.BytesIO()
-    films = {f"film_{number}": film for number, film in enumerate(golden.films)}
+    films: dict[str, UInt8 | Float32] = {f"film_{number}": film for number, film in enumerate(golden.films)}
+    if golden.distance is not None:
+        films["distance"] = golden.distance
     np.savez_compressed(
         buffer,
         allow_pickle=False,
@@ -264,4 +291,5 @@ def _unpack_golden(content: bytes) -> Golden:
             logits=arrays["logits"],
             embedding=arrays["embedding"],
             activation_maps=arrays["activation_maps"],
+            distance=arrays["distance"] if "distance" in arrays else None,
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from rentgen.bundle import Bundle
 from rentgen.bundle import read as read_bundle
-from rentgen.engine.gate import check_radiograph
+from rentgen.engine.gate import check_distance, check_radiograph, check_scope
 from rentgen.engine.session import TOLERANCE, Session
 from rentgen.errors import BundleError, InputError
 from rentgen.images.prepare import fit, map_to_native, prepare, smooth
@@ -19,6 +19,7 @@ from rentgen.images.read import read
 from rentgen.parallel.local import cores, imap
 from rentgen.records import (
     Card,
+    Conformal,
     EngineName,
     Float32,
     Float64,
@@ -93,8 +94,11 @@ class Predictor:
         batch_size: int = 1,
         streams: int | None = None,
     ) -> Self:
-        """Return a predictor of the bundle in a file; arguments and errors as of the constructor."""
-        return cls(read_bundle(Path(path)), engine=engine, precision=precision, batch_size=batch_size, streams=streams)
+        """Return a predictor of the bundle in a file, or of a name that comes with the package.
+
+        Arguments and errors are as of the constructor.
+        """
+        return cls(read_bundle(path), engine=engine, precision=precision, batch_size=batch_size, streams=streams)
 
     def predict(self, source: Source, *, maps: bool = False) -> Prediction:
         """Return the prediction for one film; a file that cannot be read gives status `error`.
@@ -122,6 +126,26 @@ class Predictor:
         """Return the prediction for a film that was read already."""
         return self._infer([self._prepare(name, film)], maps)[0]
 
+    def run(self, fitted: UInt8, outputs: tuple[str, ...] = ("logits",)) -> dict[str, Float32]:
+        """Return what the graph answers for films at its input size, in order.
+
+        Args:
+            fitted: (N, height, width), not yet smoothed: `images.prepare.fit` makes such.
+            outputs: of `logits`, `embedding`, `activation_maps` and, where the bundle measures it, `distance`.
+        """
+        smoothed = np.stack([smooth(image, self.card.preprocessing.smooth_px) for image in fitted])
+        size = self.session.batch_size
+        batches = [smoothed[start : start + size] for start in range(0, len(smoothed), size)]
+        answers = list(imap(lambda batch: self.session.run(batch, outputs), batches, workers=self.session.streams))
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
+
+    def probabilities(self, logits: Float32 | Float64) -> Float64:
+        """Return calibrated probabilities (..., classes) of logits (..., classes)."""
+        calibration = self.card.calibration
+        if calibration is None:
+            return softmax(logits)
+        return softmax(logits * np.array(calibration.scale) + np.array(calibration.bias))
+
     def _answer(self, sources: list[Source], maps: bool) -> list[Prediction]:
         return self._infer([self._open(source) for source in sources], maps)
 
@@ -136,13 +160,14 @@ class Predictor:
         preprocessing = self.card.preprocessing
         fitted = fit(film, preprocessing)
         # The gate looks before smoothing, which would make noise look like anatomy.
-        reasons = check_radiograph(fitted.pixels)
+        reasons = (*check_radiograph(fitted.pixels), *check_scope(film, self.card.scope))
         prepared = replace(fitted, pixels=smooth(fitted.pixels, preprocessing.smooth_px))
         return _Opened(name, (film.content_hash, film.pixel_hash), prepared, reasons)
 
     def _infer(self, opened: list[_Opened], maps: bool) -> list[Prediction]:
         images = [item.prepared.pixels for item in opened if item.prepared is not None]
-        outputs = ("logits", "activation_maps") if maps else ("logits",)
+        wanted = {"logits": True, "activation_maps": maps, "distance": self.card.domain is not None}
+        outputs = tuple(name for name, asked in wanted.items() if asked)
         answers = self.session.run(np.stack(images), outputs) if images else {}
         rows = iter(range(len(images)))
         return [
@@ -153,21 +178,43 @@ class Predictor:
     def _describe(
         self, item: _Opened, prepared: Prepared, answers: dict[str, Float32], row: int, maps: bool
     ) -> Prediction:
-        probabilities = softmax(answers["logits"][row])
+        card = self.card
+        logits = answers["logits"][row]
+        probabilities = self.probabilities(logits)
+        distance = None if card.domain is None else float(answers["distance"][row])
+        reasons = (*item.reasons, *check_distance(distance, card.domain))
+        status = Status.OUT_OF_SCOPE if reasons else Status.OK
+        members = () if card.conformal is None else _members(card.classes, probabilities, card.conformal)
+        if not reasons and card.conformal is not None and len(members) != 1:
+            status, reasons = Status.ABSTAIN, (_doubt(members, card.conformal),)
         return Prediction(
             path=item.name,
-            status=Status.OUT_OF_SCOPE if item.reasons else Status.OK,
-            label=self.card.classes[int(probabilities.argmax())],
-            probabilities=dict(zip(self.card.classes, probabilities.tolist(), strict=True)),
-            reasons=item.reasons,
+            status=status,
+            label=card.classes[int(probabilities.argmax())],
+            probabilities=dict(zip(card.classes, probabilities.tolist(), strict=True)),
+            reasons=reasons,
             content_hash=item.hashes[0] if item.hashes else None,
             pixel_hash=item.hashes[1] if item.hashes else None,
+            prediction_set=members,
+            distance=distance,
+            logits=tuple(logits.tolist()),
             activation_maps=answers["activation_maps"][row] if maps else None,
             geometry=prepared.geometry if maps else None,
         )
 
 
-def softmax(logits: Float32) -> Float64:
+def _members(classes: tuple[str, ...], probabilities: Float64, conformal: Conformal) -> tuple[str, ...]:
+    return tuple(label for label, value in zip(classes, probabilities, strict=True) if value >= conformal.threshold)
+
+
+def _doubt(members: tuple[str, ...], conformal: Conformal) -> str:
+    """Return why a prediction set that does not hold exactly one class is no answer."""
+    if members:
+        return f"the model does not know: at {conformal.coverage:.0%} coverage it may be {' or '.join(members)}"
+    return f"the model does not know: at {conformal.coverage:.0%} coverage it is like none of the classes"
+
+
+def softmax(logits: Float32 | Float64) -> Float64:
     """Return probabilities over the last axis."""
     values = logits.astype(np.float64)
     powers = np.exp(values - values.max(axis=-1, keepdims=True))
@@ -207,6 +254,8 @@ def replay(bundle: Bundle, session: Session) -> dict[str, float]:
         "embedding": golden.embedding,
         "activation_maps": golden.activation_maps,
     }
+    if golden.distance is not None:
+        expected["distance"] = golden.distance
     try:
         prepared = np.stack(
             [prepare(Radiograph(film, "", "png", 8), bundle.card.preprocessing).pixels for film in golden.films]

@@ -100,6 +100,11 @@ class Session:
             self.size = _find_size([(item.name, item.type, item.shape) for item in self._runtime.get_inputs()])
             self._names = [output.name for output in self._runtime.get_outputs()]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of what the graph gives."""
+        return tuple(self._names)
+
     def run(self, images: UInt8, outputs: tuple[str, ...] | None = None) -> dict[str, Float32]:
         """Return the named outputs (all by default), each (N, ...), for images (N, height, width).
 

@@ -97,7 +97,7 @@ def history_figure(history: History, metric: str) -> str:
             axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
         axes.legend(loc="best")
 
-    return _svg(f"history-{metric}", alt, draw)
+    return draw_svg(f"history-{metric}", alt, draw)
 
 
 def roc_figure(
@@ -130,7 +130,7 @@ def roc_figure(
         axes.set(title="ROC curve, with AUROC", xlabel="1 - specificity (false alarms)", ylabel="Sensitivity")
         axes.legend(loc="lower right")
 
-    return _svg("roc", alt, draw)
+    return draw_svg("roc", alt, draw)
 
 
 def precision_recall_figure(
@@ -158,7 +158,7 @@ def precision_recall_figure(
         axes.set(title="Precision and recall, with AP", xlabel="Recall (sensitivity)", ylabel="Precision")
         axes.legend(loc="lower left")
 
-    return _svg("precision-recall", alt, draw)
+    return draw_svg("precision-recall", alt, draw)
 
 
 def reliability_figure(curve: Curve) -> str:
@@ -192,7 +192,7 @@ def reliability_figure(curve: Curve) -> str:
         bottom.locator_params(axis="y", integer=True, nbins=3)
         figure.align_ylabels()
 
-    return _svg("reliability", alt, draw)
+    return draw_svg("reliability", alt, draw)
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -232,7 +232,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
 
-    return _svg("confusion", alt, draw)
+    return draw_svg("confusion", alt, draw)
 
 
 def counts_figure(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -261,7 +261,7 @@ def counts_figure(counts: Mapping[str, Mapping[str, int]]) -> str:
         axes.set(title="Films of each class", xlabel="Films")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(classes)))
 
-    return _svg("counts", alt, draw)
+    return draw_svg("counts", alt, draw)
 
 
 def _unit_square(axes: Axes) -> None:
@@ -275,13 +275,14 @@ def _shorten(label: str, most: int = 22) -> str:
     return text.replace("$", r"\$")
 
 
-def _svg(name: str, alt: str, draw: Callable[[Figure], None]) -> str:
+def draw_svg(name: str, alt: str, draw: Callable[[Figure], None], *, size: tuple[float, float] = (5, 4)) -> str:
     """Return the drawn figure as one `<svg>` element.
 
     Args:
         name: goes into every identifier, so that figures can share a page.
         alt: what the figure shows, for those who do not see it.
         draw: puts the axes on the empty figure.
+        size: width and height, inches.
     """
     try:
         from matplotlib import style
@@ -292,7 +293,7 @@ def _svg(name: str, alt: str, draw: Callable[[Figure], None]) -> str:
     with warnings.catch_warnings(), style.context(["default", {**SETTINGS, "svg.hashsalt": name}]):
         # The reader's own fonts draw the text; matplotlib's only measures it.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure = Figure(figsize=(5, 4), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing)

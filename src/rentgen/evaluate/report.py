@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rentgen.errors import MissingExtraError
-from rentgen.evaluate import plots, wording
+from rentgen.evaluate import plots, trust, wording
+from rentgen.evaluate.explain import HeatMapGrade
+from rentgen.evaluate.shortcuts import Shortcuts
+from rentgen.evaluate.stress import Robustness
 from rentgen.records import DISCLAIMER, Audit, Card, Curve, Evaluation, Interval, Mistake, OperatingPoint
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ class Report:
         audit: of the set asked about; without it the card's own is shown.
         mistakes: films it got wrong, worst first.
         examples: films it got right, to compare.
+        robustness: measured anew; without it the card's own is shown.
+        shortcuts: likewise.
+        heat_maps: likewise.
     """
 
     card: Card
@@ -52,6 +58,17 @@ class Report:
     audit: Audit | None = None
     mistakes: tuple[Mistake, ...] = ()
     examples: tuple[Mistake, ...] = ()
+    robustness: Robustness | None = None
+    shortcuts: Shortcuts | None = None
+    heat_maps: HeatMapGrade | None = None
+
+    def probed(self) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+        """Return robustness, shortcuts and heat maps as plain values; empty where nobody measured them."""
+        return (
+            self.card.robustness if self.robustness is None else self.robustness.to_dict(),
+            self.card.shortcuts if self.shortcuts is None else self.shortcuts.to_dict(),
+            self.card.heat_maps if self.heat_maps is None else self.heat_maps.to_dict(),
+        )
 
 
 def check_installed() -> None:
@@ -90,6 +107,7 @@ def render_json(report: Report) -> str:
         "evaluation": None if report.evaluation is None else report.evaluation.to_dict(),
         "audit": None if report.audit is None else report.audit.to_dict(),
         "card": report.card.to_dict(),
+        **dict(zip(("robustness", "shortcuts", "heat_maps"), report.probed(), strict=True)),
         **{
             name: [
                 {"path": m.path, "label": m.label, "predicted": m.predicted, "probability": m.probability}
@@ -247,6 +265,8 @@ def _view(report: Report) -> dict[str, Any]:
         "recipe": to_toml(card.recipe),
         "commands": list(dict.fromkeys(command for command in (card.command, report.command) if command)),
         "limits": wording.LIMITS,
+        "trust": trust.view(card, *report.probed()),
+        "probed_films": () if report.shortcuts is None else report.shortcuts.examples,
     }
 
 
@@ -357,6 +377,8 @@ def _figures(report: Report) -> dict[str, str]:
     """Return name to SVG; a figure for which there is nothing to draw is left out."""
     found, _ = _subject(report)
     figures = _measured_figures(found) if found else {}
+    robustness, _, heat_maps = report.probed()
+    figures |= trust.figures(robustness, heat_maps)
     if any(sum(part.values()) for part in report.card.counts.values()):
         figures["counts"] = plots.counts_figure(report.card.counts)
     if any(report.card.history.parts.values()):

@@ -41,7 +41,8 @@ def _window(image: UInt8, rng: np.random.Generator) -> UInt8:
     """Saturate the darkest and the brightest twelfth of the film's own range, as a hard window does."""
     low, high = np.percentile(image, (8, 92))
     scaled = (image.astype(np.float32) - low) / max(high - low, 1) * 255
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    windowed: UInt8 = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return windowed
 
 
 def _blur(image: UInt8, rng: np.random.Generator) -> UInt8:
@@ -54,7 +55,8 @@ def _sharpen(image: UInt8, rng: np.random.Generator) -> UInt8:
 
 def _noise(image: UInt8, rng: np.random.Generator) -> UInt8:
     noisy = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(10)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    result: UInt8 = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return result
 
 
 def _jpeg(image: UInt8, rng: np.random.Generator) -> UInt8:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zlib
+from datetime import date
 from pathlib import Path
 
 from rentgen.errors import InputError, UnsupportedImageError
@@ -31,6 +33,14 @@ _VIDEO = "1.2.840.10008.1.2.4.10"
 _SYNTAXES = {IMPLICIT_LITTLE: Syntax(explicit=False), EXPLICIT_BIG: Syntax(little=False)}
 _TIFF_MAGIC = (b"II*\0", b"MM\0*")
 _OTHER_PIXELS = (0x7FE00008, 0x7FE00009)
+
+_AGE = re.compile(r"(\d{1,3}) ?([DWMY])", re.ASCII | re.IGNORECASE)
+_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)", re.ASCII)
+_PER_YEAR = {"D": 365.2425, "W": 365.2425 / 7, "M": 12.0, "Y": 1.0}
+# Above it, 999Y for instance, an age stands for none.
+_OLDEST_YEARS = 125
+# Study Date, Series Date, Acquisition Date, Content Date.
+_DATES = (0x00080020, 0x00080021, 0x00080022, 0x00080023)
 
 # EXIF codes by (direction of rows, direction of columns): the flip that puts the patient's left at the right of the
 # film, head up. Lateral and oblique films have other letters and stay as they are.
@@ -110,6 +120,7 @@ def read_dicom(data: bytes, *, source: str, content_hash: str, limits: Limits = 
         modality=header.text(0x00080060),
         body_part_examined=header.text(0x00180015),
         view_position=header.text(0x00185101),
+        patient_age_years=_find_age(header),
         notes=notes + spacing_notes,
     )
 
@@ -144,6 +155,35 @@ def _find_spacing(header: Header) -> tuple[tuple[float, float] | None, tuple[str
     if spacing == imager and header.text(0x00280A02) is None:
         return None, ("pixel spacing known at the detector only",)
     return (spacing[0], spacing[1]), ()
+
+
+def _find_age(header: Header) -> float | None:
+    """Return the patient's age in years by Patient's Age, otherwise by Patient's Birth Date; None where neither tells.
+
+    An age without a unit is none: it may be of years or of months.
+    """
+    found = _AGE.fullmatch(header.text(0x00101010) or "")
+    if found is not None:
+        years = int(found[1]) / _PER_YEAR[found[2].upper()]
+    else:
+        born = _read_date(header.text(0x00100030))
+        taken = next((day for tag in _DATES if (day := _read_date(header.text(tag))) is not None), None)
+        if born is None or taken is None:
+            return None
+        # Whole on the birthday itself, whatever the leap years between.
+        years = taken.year - born.year + (taken.month - born.month + (taken.day - born.day) / 31) / 12
+    return years if 0 <= years <= _OLDEST_YEARS else None
+
+
+def _read_date(text: str | None) -> date | None:
+    """Return a DICOM date, also as ACR-NEMA wrote it (`1997.04.24`), or None where it is none."""
+    found = _DATE.fullmatch(text or "")
+    if found is None:
+        return None
+    try:
+        return date(int(found[1]), int(found[2]), int(found[3]))
+    except ValueError:
+        return None
 
 
 def _guess_syntax(head: bytes) -> Syntax | None:

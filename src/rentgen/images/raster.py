@@ -34,6 +34,8 @@ TIFF_MAGICS = (b"II*\0", b"MM\0*")
 _DEPTHS = (8, 10, 12, 14, 16)
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
 _ORIENTATION = 0x0112
+# Of 255: what JPEG does to the colours of a grey film is less.
+_HUE = 16
 
 _WIDTH, _LENGTH, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 256, 257, 259, 262, 339
 # TIFF 6.0: the tags that draw the picture; those with one value first.
@@ -87,7 +89,7 @@ def read_raster(data: bytes, *, source: str, content_hash: str, limits: Limits =
             if refused is not None:
                 raise InputError(source, refused)
             mode = image.mode
-            stored = _to_array(image)
+            stored, coloured = _to_array(image)
     except InputError:
         raise
     except Exception as error:
@@ -98,6 +100,8 @@ def read_raster(data: bytes, *, source: str, content_hash: str, limits: Limits =
     notes = container.notes
     if mode not in ("1", "L", "LA", "La") and not mode.startswith("I"):
         notes += ("colour turned grey",)
+    if coloured:
+        notes += ("in colour",)
     if source_format == "jpeg":
         notes += ("lossy compression",)
     return Radiograph(
@@ -110,15 +114,17 @@ def read_raster(data: bytes, *, source: str, content_hash: str, limits: Limits =
     )
 
 
-def _to_array(image: ImageFile) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.uint16]:
-    """Return a Pillow image's grey pixels, decoded."""
+def _to_array(
+    image: ImageFile,
+) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.uint16], bool]:
+    """Return a Pillow image's grey pixels, decoded, and whether there is colour in it."""
     image.load()
     # A single transparent grey level or colour would make Pillow warn, and no film has one.
     transparency = image.info.pop("transparency", None)
     if image.mode in ("I", "F"):
-        return np.asarray(image)
+        return np.asarray(image), False
     if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
+        return np.asarray(image).astype(np.uint16), False
     picture: Image.Image = image
     if image.mode == "P" and transparency is not None:
         image.info["transparency"] = transparency
@@ -128,7 +134,25 @@ def _to_array(image: ImageFile) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32]
         picture = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), picture).convert("RGB")
     elif image.mode in ("P", "CMYK", "YCbCr"):
         picture = image.convert("RGB")
-    return np.asarray(picture.convert("L"), np.uint8)
+    return np.asarray(picture.convert("L"), np.uint8), picture.mode == "RGB" and _is_coloured(picture)
+
+
+def _is_coloured(picture: Image.Image) -> bool:
+    """Return whether more than a tenth of an RGB image has another hue than the rest of its brightness.
+
+    A film that is kept in three channels, toned blue or marked with an arrow has one hue for each shade of grey, or
+    nearly.
+    """
+    sample = np.asarray(picture.resize((64, 64), Image.Resampling.NEAREST), np.float32).reshape(-1, 3)
+    shade = sample.mean(axis=1)
+    hue = sample - shade[:, None]
+    if np.abs(hue).max() <= _HUE:
+        return False
+    for step in range(0, 256, 16):
+        same = (shade >= step) & (shade < step + 16)
+        if same.any():
+            hue[same] -= np.median(hue[same], axis=0)
+    return bool((np.abs(hue).max(axis=1) > _HUE).mean() > 0.1)
 
 
 def _to_full_range(

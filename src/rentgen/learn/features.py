@@ -102,7 +102,7 @@ def openvino_extractor(graph: bytes, backbone: Backbone, precision: Precision, *
     """
     session = Session(graph, precision=precision, batch_size=batch_size)
     return Extractor(
-        run=lambda images: session.run(images, ("embedding",))["embedding"],
+        run=lambda images: session.run(images, ("embedding_0",))["embedding_0"],
         features=backbone.features,
         identity={
             "backbone": backbone.fingerprint,
@@ -149,7 +149,7 @@ def torch_extractor(backbone: Backbone, *, batch_size: int = 64, device: str | N
 def cached_graph(backbone: Backbone, size: tuple[int, int], cache: Path) -> bytes:
     """Return the backbone as ONNX, from the cache where the same versions of torch and timm exported it before."""
     made_by = f"torch{torch.__version__}-timm{timm.__version__}"
-    path = cache / "graphs" / f"{backbone.name}-{backbone.fingerprint[:32]}-{size[0]}x{size[1]}-{made_by}.onnx"
+    path = cache / "graphs" / f"{backbone.name}-{backbone.fingerprint[:32]}-{size[0]}x{size[1]}-{made_by}-members.onnx"
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file():
         graph = path.read_bytes()

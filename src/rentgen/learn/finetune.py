@@ -34,12 +34,14 @@ from torch.nn import functional
 
 from rentgen.engine.session import best_precision
 from rentgen.errors import DataError
+from rentgen.evaluate.weighted import log_losses
 from rentgen.learn.backbones import Backbone, hash_weights
+from rentgen.learn.calibrate import balance_weights, fit_vector
 from rentgen.learn.export import TorchClassifier
 from rentgen.learn.head import Head, class_weights, figures, smooth_labels
 from rentgen.learn.recipe import FineTuneSettings, ShiftSettings
 from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
-from rentgen.records import Epoch, History, Int64, Precision, Progress, UInt8
+from rentgen.records import Epoch, Float32, History, Int64, Precision, Progress, UInt8
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +98,9 @@ class FineTuning:
 def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Backbone, Head, History]:
     """Return the backbone and head of the best epoch, and how training went.
 
-    The best epoch has the lowest mean of plain and stressed validation loss, by `stress_weight`. Figures are plain
-    cross-entropy of the averaged weights, so that recipes compare; the training part's are of the epoch's own augmented
-    batches and of the weights under training.
+    The best epoch has the lowest mean of plain and stressed validation loss, by `stress_weight`, after a calibration
+    (`_calibrated_loss`). Figures are plain cross-entropy of the averaged weights, so that recipes compare; the training
+    part's are of the epoch's own augmented batches and of the weights under training.
 
     Args:
         task: what to train, and on what.
@@ -175,7 +177,9 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
             state.seen.clear()
             for name, part in task.parts.items():
                 if name != "train":
-                    state.parts[name].append(_score(average, part, arithmetic))
+                    answers = _answer(average, part, arithmetic)
+                    state.parts[name].append(figures(answers, torch.from_numpy(part.labels)))
+                    state.choice[name] = _calibrated_loss(answers.numpy(), part.labels)
             _judge_epoch(state, average, settings)
         if time.monotonic() - saved > CHECKPOINT_SECONDS or state.step % per_epoch == 0:
             state.seconds += time.monotonic() - saved
@@ -204,6 +208,7 @@ class _State:
     best_epoch: int = 0
     stopped: bool = False
     seconds: float = 0.0
+    choice: dict[str, float] = field(default_factory=dict)
     seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
@@ -307,7 +312,8 @@ def _arithmetic(precision: str, device: torch.device) -> tuple[torch.amp.GradSca
     return scaler, lambda: torch.autocast(device.type, dtype=half)
 
 
-def _score(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any]) -> Epoch:
+def _answer(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any]) -> Tensor:
+    """Return the logits (films, classes) of a part."""
     model.eval()
     device = next(model.parameters()).device
     logits = []
@@ -315,13 +321,24 @@ def _score(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any]) -
         for start in range(0, len(part), SCORING_BATCH):
             images = torch.from_numpy(np.ascontiguousarray(part.images[start : start + SCORING_BATCH])).to(device)
             logits.append(model(images)[0].float().cpu())
-    return figures(torch.cat(logits), torch.from_numpy(part.labels))
+    return torch.cat(logits)
+
+
+def _calibrated_loss(logits: Float32, labels: Int64) -> float:
+    """Return the mean cross-entropy over equally frequent classes that a calibration could reach.
+
+    A calibration follows the training, so an epoch is not to be blamed for what that will mend: thresholds that class
+    weights moved, or too much confidence.
+    """
+    weights = balance_weights(labels, np.full(logits.shape[1], 1 / logits.shape[1]))
+    scaling = fit_vector(logits, labels, weights)
+    return float(np.average(log_losses(scaling.probabilities(logits), labels), weights=weights))
 
 
 def _judge_epoch(state: _State, average: nn.Module, settings: FineTuneSettings) -> None:
     """Keep the averaged weights where they are the best so far; stop where they have not been for long."""
     share = settings.stress_weight
-    loss = (1 - share) * state.parts["validation"][-1].loss + share * state.parts["stress"][-1].loss
+    loss = (1 - share) * state.choice["validation"] + share * state.choice["stress"]
     epoch = len(state.parts["train"]) - 1
     if loss < state.best_loss or not state.best:
         state.best_loss, state.best_epoch = loss, epoch

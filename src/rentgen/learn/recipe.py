@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from rentgen.errors import SettingError
-from rentgen.records import Preprocessing
+from rentgen.records import Preprocessing, Scope
 
 Settings = TypeVar("Settings")
 
-SHIPPED = ("paper",)
+SHIPPED = ("paper", "fine-tune", "pneumonia")
 """Recipes that come with the package."""
 MAX_CHARACTERS = 100_000
 
@@ -49,14 +49,17 @@ class BackboneSettings:
         normalise: `fixed` takes the mean grey level of the pretraining films off each film; `film` its own.
         precision: `auto`, `f32` or `bf16`.
         engine: `auto`, `openvino` or `torch`.
+        stored: how weights lie in the bundle: `f32`, or `f16` for half the size.
     """
 
     name: str = "auto"
     normalise: str = "fixed"
     precision: str = "auto"
     engine: str = "auto"
+    stored: str = "f32"
 
     def __post_init__(self) -> None:
+        _one_of("backbone.stored", self.stored, ("f32", "f16"))
         _one_of("backbone.normalise", self.normalise, ("fixed", "film"))
         _one_of("backbone.precision", self.precision, ("auto", "f32", "bf16"))
         _one_of("backbone.engine", self.engine, ("auto", "openvino", "torch"))
@@ -257,6 +260,73 @@ class HeadSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """When the model answers, and what its probabilities mean.
+
+    Attributes:
+        calibration: `none`, `temperature`, `vector`, or `auto` for the better on films that did not fit it.
+        stressed: share of the stress set's films in the calibration, so that the model is not surer than it may be on
+            a worse day; in [0, 1].
+        balanced: calibrate for classes that are equally frequent, whatever the training films held.
+        coverage: how often the prediction set must hold the true class, in (0.5, 1); 0 never abstains.
+        kept: share of the validation films that lie near enough to the training films, in (0.5, 1); 0 does not ask.
+    """
+
+    calibration: str = "none"
+    stressed: float = 0.0
+    balanced: bool = False
+    coverage: float = 0.0
+    kept: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("answer.calibration", self.calibration, ("none", "temperature", "vector", "auto"))
+        _between("answer.stressed", self.stressed, 0.0, 1.0)
+        for name in ("coverage", "kept"):
+            if getattr(self, name) != 0:
+                _between(f"answer.{name}", getattr(self, name), 0.5, 0.9999)
+
+
+@dataclass(frozen=True, slots=True)
+class CardSettings:
+    """What the card says in words, and which films a header may declare to be outside.
+
+    Attributes:
+        intended_use: empty for the general sentence.
+        known_failures: one sentence each.
+        licences: of the films.
+        modalities: DICOM Modality; empty for any.
+        body_parts: DICOM BodyPartExamined; empty for any.
+        views: DICOM ViewPosition; empty for any.
+        min_age_years: of the patient; 0 for no bound.
+        max_age_years: of the patient; 0 for no bound.
+    """
+
+    intended_use: str = ""
+    known_failures: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    min_age_years: float = 0.0
+    max_age_years: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_age_years", "max_age_years"):
+            _between(f"card.{name}", getattr(self, name), 0.0, 150.0)
+
+    def scope(self) -> Scope | None:
+        """Return the films that the model is meant for; None for any."""
+        scope = Scope(
+            self.modalities,
+            self.body_parts,
+            self.views,
+            self.min_age_years or None,
+            self.max_age_years or None,
+        )
+        return None if scope == Scope() else scope
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Every setting of a training, in the tables of its TOML file."""
 
@@ -267,13 +337,18 @@ class Recipe:
     head: HeadSettings = field(default_factory=HeadSettings)
     finetune: FineTuneSettings = field(default_factory=FineTuneSettings)
     shift: ShiftSettings = field(default_factory=ShiftSettings)
+    answer: AnswerSettings = field(default_factory=AnswerSettings)
+    card: CardSettings = field(default_factory=CardSettings)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return plain tables."""
         return {
             item.name: self.preprocessing.to_dict()
             if item.name == "preprocessing"
-            else asdict(getattr(self, item.name))
+            else {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(getattr(self, item.name)).items()
+            }
             for item in fields(self)
         }
 
@@ -352,6 +427,10 @@ def _build(default: Settings, table: str, values: object) -> Settings:
 
 
 def _typed(name: str, value: object, default: object) -> object:
+    if isinstance(default, tuple):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise SettingError(f"Expected {name} in the recipe to be a list of texts, but got {value!r}.")
+        return tuple(value)
     wanted = bool if isinstance(default, bool) else str if isinstance(default, str) else type(default)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

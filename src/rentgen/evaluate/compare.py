@@ -1,0 +1,494 @@
+"""May one bundle take the place of another? Both on the same films: what moved, and whether what was promised holds.
+
+An upgrade passes when, at each operating point of the old bundle, the new one's point of the same name falls below the
+old interval neither in sensitivity nor in specificity, and no class is ranked worse beyond chance. What could not be
+measured has not passed.
+
+Sources: McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
+Psychometrika 12 (1947), 153-157 (here the exact binomial test); DeLong et al., Comparing the areas under two or more
+correlated receiver operating characteristic curves, Biometrics 44 (1988), 837-845; Wilson, Probable inference, the law
+of succession, and statistical inference, JASA 22 (1927), 209-212.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rentgen.engine.predictor import Predictor
+from rentgen.errors import DataError
+from rentgen.evaluate.intervals import RESAMPLES, bootstrap
+from rentgen.evaluate.judge import Judgement, judge
+from rentgen.evaluate.metrics import operating_rates, operating_table, place_intervals
+from rentgen.evaluate.weighted import Bool, Ranking, weighted_auroc
+from rentgen.records import (
+    Card,
+    Curve,
+    Evaluation,
+    Float64,
+    Int64,
+    Interval,
+    Leak,
+    Listing,
+    OperatingPoint,
+    Progress,
+    Status,
+)
+
+LEVELS = 41
+"""Rows of a table from old scores to new ones: every 2.5th percentile, with both ends."""
+Z = 1.959963984540054
+"""Of a normal distribution, 95 % lie within so many standard deviations."""
+
+
+class Verdict(StrEnum):
+    """What becomes of an operating point."""
+
+    HOLDS = "holds"
+    """Neither sensitivity nor specificity falls below the old interval; rising above it is no fault."""
+    LEAVES = "leaves its interval"
+    """One of them does."""
+    MISSING = "missing"
+    """The new bundle has no point of this name for this class."""
+    UNMEASURED = "not measured"
+    """The films leave it undefined, or there were no resamples."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointChange:
+    """One operating point of the old bundle, and what the new one makes of it.
+
+    Attributes:
+        promised: the point with the figures of the old card.
+        old: the same point on these films; the lower ends of its intervals are what the new one is held to.
+        new: the new bundle's point of the same name and class, on these films; None where it has none.
+        verdict: whether it holds.
+        reasons: why not, in words.
+    """
+
+    promised: OperatingPoint
+    old: OperatingPoint
+    new: OperatingPoint | None
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "name": self.old.name,
+            "label": self.old.label,
+            "promised": self.promised.to_dict(),
+            "old": self.old.to_dict(),
+            "new": None if self.new is None else self.new.to_dict(),
+            "verdict": str(self.verdict),
+            "reasons": list(self.reasons),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AreaChange:
+    """The area under one class's ROC curve, of both bundles.
+
+    Attributes:
+        old: with interval.
+        new: likewise.
+        difference: new minus old, over the same resamples of the patients.
+        delong_p: two-sided p of no difference by DeLong's test, which takes films for independent; nan where undefined.
+    """
+
+    old: Interval
+    new: Interval
+    difference: Interval
+    delong_p: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "old": self.old.to_dict(),
+            "new": self.new.to_dict(),
+            "difference": self.difference.to_dict(),
+            "delong_p": None if math.isnan(self.delong_p) else self.delong_p,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """What changes when one bundle takes the place of another.
+
+    Attributes:
+        old_id: of the old bundle; empty where it was not written.
+        new_id: of the new one.
+        classes: in the old bundle's order.
+        n: films that both could read.
+        patients: distinct patients among them.
+        agreement: share of the films to which both give the same class.
+        only_old: films that only the old bundle gets right.
+        only_new: films that only the new bundle gets right.
+        mcnemar_p: two-sided exact p of these two being equally likely; takes films for independent.
+        spearman: class to rank correlation of the two scores; nan where one of them is constant.
+        score_map: class to the table from old scores (x) to new ones (y) of the same rank (equal percentiles): a
+            threshold moved along it calls as many films positive as before.
+        auroc: class to areas; of the positive class of two, or of each of three or more.
+        points: one for each operating point of the old bundle.
+        old_accuracy: on these films.
+        new_accuracy: likewise.
+        old_statuses: status to number of films.
+        new_statuses: likewise.
+        old_leak: what the films share with the making of the old bundle.
+        new_leak: likewise; a bundle that knows the films is flattered by them.
+        failed: path to reason of films that one of them could not read.
+        resamples: bootstrap resamples of patients.
+    """
+
+    old_id: str
+    new_id: str
+    classes: tuple[str, ...]
+    n: int
+    patients: int
+    agreement: Interval
+    only_old: int
+    only_new: int
+    mcnemar_p: float
+    spearman: Mapping[str, float]
+    score_map: Mapping[str, Curve]
+    auroc: Mapping[str, AreaChange]
+    points: tuple[PointChange, ...]
+    old_accuracy: Interval
+    new_accuracy: Interval
+    old_statuses: Mapping[str, int]
+    new_statuses: Mapping[str, int]
+    old_leak: Leak | None
+    new_leak: Leak | None
+    failed: Mapping[str, str] = field(default_factory=dict)
+    resamples: int = RESAMPLES
+
+    @property
+    def passed(self) -> bool:
+        """Whether the new bundle may take the old one's place: every point holds and no class is ranked worse.
+
+        Without a single area or point that could be measured, it may not.
+        """
+        areas = [change.difference.high for change in self.auroc.values()]
+        held = all(point.verdict is Verdict.HOLDS for point in self.points)
+        return held and any(high >= 0 for high in areas) and not any(high < 0 for high in areas)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the documented JSON object: `passed`, and all else above."""
+        return {
+            "passed": self.passed,
+            "old_id": self.old_id,
+            "new_id": self.new_id,
+            "classes": list(self.classes),
+            "n": self.n,
+            "patients": self.patients,
+            "agreement": self.agreement.to_dict(),
+            "only_old": self.only_old,
+            "only_new": self.only_new,
+            "mcnemar_p": self.mcnemar_p,
+            "spearman": {label: None if math.isnan(rho) else rho for label, rho in self.spearman.items()},
+            "score_map": {label: curve.to_dict() for label, curve in self.score_map.items()},
+            "auroc": {label: change.to_dict() for label, change in self.auroc.items()},
+            "points": [point.to_dict() for point in self.points],
+            "old_accuracy": self.old_accuracy.to_dict(),
+            "new_accuracy": self.new_accuracy.to_dict(),
+            "old_statuses": dict(self.old_statuses),
+            "new_statuses": dict(self.new_statuses),
+            "old_leak": None if self.old_leak is None else self.old_leak.to_dict(),
+            "new_leak": None if self.new_leak is None else self.new_leak.to_dict(),
+            "failed": dict(self.failed),
+            "resamples": self.resamples,
+        }
+
+
+def compare(
+    old: Predictor,
+    new: Predictor,
+    listing: Listing,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Return what changes when one bundle takes the place of another, measured on the same labelled films.
+
+    Films that one of the two cannot read are listed and not counted; films that a gate doubts are counted.
+
+    Args:
+        old: the bundle in use.
+        new: the one that may take its place; with the same classes, in any order.
+        listing: films with labels, best of the place where they work, none of which made either of them.
+        seed: of the bootstrap.
+        resamples: of the patients; 0 leaves every point unmeasured.
+        progress: stage `predictions`, films done, films in all; first of the old bundle, then of the new one.
+
+    Raises:
+        DataError: the bundles have other classes, a film has no label or an unknown one, or none could be read.
+    """
+    classes = old.card.classes
+    if set(classes) != set(new.card.classes):
+        raise DataError(
+            f"Expected two bundles with the same classes, but the old one has {', '.join(classes)} and the new one "
+            f"{', '.join(new.card.classes)}. Scores of different questions cannot be compared."
+        )
+    judged = [judge(bundle, listing, resamples=0, gallery=0, progress=progress) for bundle in (old, new)]
+    failed = {path: reason for judgement in judged for path, reason in judgement.evaluation.failed.items()}
+    kept = [
+        place
+        for place in range(len(listing))
+        if all(judgement.predictions[place].status is not Status.ERROR for judgement in judged)
+    ]
+    before, after = (_scores(judgement, kept, classes) for judgement in judged)
+    truth = np.array([classes.index(str(listing.records[place].label)) for place in kept], np.int64)
+    patients = [listing.records[place].patient for place in kept]
+    # What the positive class is called is the old bundle's to say.
+    asked = classes if old.card.positive is None else (old.card.positive,)
+    measured = _measure(before, after, truth, classes, asked, _pairs(old.card, new.card), patients, seed, resamples)
+    told_before, told_after = (scores.argmax(axis=1) == truth for scores in (before, after))
+    only_old, only_new = int((told_before & ~told_after).sum()), int((~told_before & told_after).sum())
+    evaluations: list[Evaluation] = [judgement.evaluation for judgement in judged]
+    return Comparison(
+        old_id=old.bundle.bundle_id,
+        new_id=new.bundle.bundle_id,
+        classes=classes,
+        n=len(truth),
+        patients=len(set(patients)),
+        agreement=measured.agreement,
+        only_old=only_old,
+        only_new=only_new,
+        mcnemar_p=mcnemar_p(only_old, only_new),
+        spearman={label: spearman(before[:, i], after[:, i]) for i, label in enumerate(classes)},
+        score_map={label: score_map(before[:, i], after[:, i]) for i, label in enumerate(classes)},
+        auroc=measured.areas,
+        points=measured.points,
+        old_accuracy=measured.accuracies[0],
+        new_accuracy=measured.accuracies[1],
+        old_statuses=evaluations[0].statuses,
+        new_statuses=evaluations[1].statuses,
+        old_leak=evaluations[0].leak,
+        new_leak=evaluations[1].leak,
+        failed=failed,
+        resamples=resamples,
+    )
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Return the two-sided p of the exact McNemar test.
+
+    Args:
+        only_first: films that only the first model gets right.
+        only_second: films that only the second model gets right.
+
+    Example:
+        >>> mcnemar_p(1, 7), mcnemar_p(0, 0)
+        (0.0703125, 1.0)
+    """
+    total = only_first + only_second
+    term = tail = 1  # Whole numbers: exact for any number of films.
+    for i in range(min(only_first, only_second)):
+        term = term * (total - i) // (i + 1)
+        tail += term
+    return float(min(1.0, 2 * tail / (1 << total)))
+
+
+def spearman(first: Float64, second: Float64) -> float:
+    """Return the rank correlation of two scores (n,), ties at their mean rank; nan where one of them is constant."""
+    ranks = [_ranks(scores) for scores in (first, second)]
+    spread = [float(values.std()) for values in ranks]
+    if not all(spread):
+        return math.nan
+    centred = [values - values.mean() for values in ranks]
+    return float((centred[0] * centred[1]).mean() / (spread[0] * spread[1]))
+
+
+def score_map(old: Float64, new: Float64, levels: int = LEVELS) -> Curve:
+    """Return the table from old scores (x) to new scores (y) of the same percentile; both rise.
+
+    Args:
+        old: (n,).
+        new: (n,), of the same films.
+        levels: rows of the table, from the lowest score to the highest.
+
+    Example:
+        >>> score_map(np.array([0.1, 0.3, 0.5]), np.array([0.2, 0.6, 1.0]), levels=3)
+        Curve(x=(0.1, 0.3, 0.5), y=(0.2, 0.6, 1.0), count=())
+    """
+    shares = np.linspace(0, 1, levels)
+    x, y = (tuple(round(float(value), 6) for value in np.quantile(scores, shares)) for scores in (old, new))
+    return Curve(x, y)
+
+
+def delong_p(first: Float64, second: Float64, positive: Bool) -> float:
+    """Return the two-sided p of two correlated AUROCs being equal; nan where a class is missing or has one film.
+
+    By midranks: Sun and Xu, Fast implementation of DeLong's algorithm, IEEE Signal Process. Lett. 21 (2014), 1389-1393.
+
+    Args:
+        first: (n,) scores.
+        second: (n,) scores of the same films.
+        positive: (n,).
+    """
+    m, n = int(positive.sum()), int((~positive).sum())
+    if min(m, n) < 2:
+        return math.nan
+    areas, of_positives, of_negatives = [], [], []
+    for scores in (first, second):
+        together = _ranks(scores)
+        of_positives.append((together[positive] - _ranks(scores[positive])) / n)
+        of_negatives.append(1 - (together[~positive] - _ranks(scores[~positive])) / m)
+        areas.append(float(of_positives[-1].mean()))
+    # The variance of a difference is that of the differences.
+    variance = float(
+        np.var(of_positives[0] - of_positives[1], ddof=1) / m + np.var(of_negatives[0] - of_negatives[1], ddof=1) / n
+    )
+    difference = abs(areas[0] - areas[1])
+    if variance < 1e-20:
+        return 1.0 if difference < 1e-12 else 0.0
+    return math.erfc(difference / math.sqrt(2 * variance))
+
+
+def wilson_low(rate: float, n: int) -> float:
+    """Return the lower end of Wilson's 95 % interval of a rate over n trials.
+
+    Example:
+        >>> round(wilson_low(1.0, 36), 3)
+        0.904
+    """
+    middle = rate + Z**2 / (2 * n)
+    half = Z * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
+    return max(0.0, (middle - half) / (1 + Z**2 / n))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one pass over the resamples brings."""
+
+    agreement: Interval
+    accuracies: tuple[Interval, Interval]
+    areas: Mapping[str, AreaChange]
+    points: tuple[PointChange, ...]
+
+
+def _scores(judgement: Judgement, kept: Sequence[int], classes: Sequence[str]) -> Float64:
+    """Return probabilities (n, k) of the films that count, in the order of the classes given."""
+    chosen = [judgement.predictions[place] for place in kept]
+    return np.array([[item.probabilities[label] for label in classes] for item in chosen])
+
+
+def _pairs(old: Card, new: Card) -> list[tuple[OperatingPoint, OperatingPoint | None]]:
+    """Return each operating point of the old card with the new one's of the same name and class."""
+    named = {(point.name, point.label): point for point in new.operating_points}
+    return [(point, named.get((point.name, point.label))) for point in old.operating_points]
+
+
+def _measure(
+    before: Float64,
+    after: Float64,
+    truth: Int64,
+    classes: Sequence[str],
+    asked: Sequence[str],
+    pairs: Sequence[tuple[OperatingPoint, OperatingPoint | None]],
+    patients: Sequence[str],
+    seed: int,
+    resamples: int,
+) -> _Measured:
+    """Return everything that has an interval, over the same resamples."""
+    olds = [old for old, _ in pairs]
+    news = [new for _, new in pairs if new is not None]
+    empty = np.empty((len(truth), 0))
+    tables = [
+        operating_table(points, scores, truth, classes) if points else empty
+        for points, scores in ((olds, before), (news, after))
+    ]
+    told = [scores.argmax(axis=1) for scores in (before, after)]
+    shares = np.column_stack((told[0] == told[1], told[0] == truth, told[1] == truth)).astype(np.float64)
+    numbers = [classes.index(label) for label in asked]
+    rankings = [[Ranking.of(scores[:, i], truth == i) for i in numbers] for scores in (before, after)]
+
+    def statistic(weights: Float64) -> Float64:
+        areas = [np.column_stack([weighted_auroc(*ranking.counts(weights)) for ranking in rows]) for rows in rankings]
+        rates = [operating_rates(table, weights) for table in tables]
+        return np.hstack((weights @ shares / weights.sum(axis=1, keepdims=True), *areas, areas[1] - areas[0], *rates))
+
+    found = bootstrap(statistic, patients, rng=np.random.default_rng(seed), resamples=resamples)
+    agreement, *accuracies = found[:3]
+    width = len(asked)
+    places = found[3 + 3 * width :]
+    measured_olds = place_intervals(olds, places)
+    measured_news = iter(place_intervals(news, places[2 * len(olds) :]))
+    trials = _trials(truth, patients, classes)
+    return _Measured(
+        agreement=agreement,
+        accuracies=(accuracies[0], accuracies[1]),
+        areas={
+            label: AreaChange(
+                found[3 + i],
+                found[3 + width + i],
+                found[3 + 2 * width + i],
+                delong_p(before[:, number], after[:, number], truth == number),
+            )
+            for i, (label, number) in enumerate(zip(asked, numbers, strict=True))
+        },
+        points=tuple(
+            judge_point(promised, old, None if new is None else next(measured_news), trials[old.label])
+            for (promised, new), old in zip(pairs, measured_olds, strict=True)
+        ),
+    )
+
+
+def _trials(truth: Int64, patients: Sequence[str], classes: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return for each class how many patients have films of it, and how many have others."""
+    names: npt.NDArray[np.str_] = np.array(list(patients), dtype=str)
+    return {
+        label: (len(np.unique(names[truth == i])), len(np.unique(names[truth != i]))) for i, label in enumerate(classes)
+    }
+
+
+def judge_point(
+    promised: OperatingPoint, old: OperatingPoint, new: OperatingPoint | None, trials: tuple[int, int]
+) -> PointChange:
+    """Return whether the new point holds what the old one reached on the same films.
+
+    The bootstrap knows of no mistake where there was none, so that a perfect rate has no interval; Wilson's lower end,
+    counted in patients, is taken where it is lower.
+
+    Args:
+        promised: the point with the figures of the old card.
+        old: on these films.
+        new: on these films; None where the new bundle has none.
+        trials: patients with the class, and patients without.
+    """
+    held: dict[str, Interval] = {}
+    for (name, interval), count in zip(
+        (("sensitivity", old.sensitivity), ("specificity", old.specificity)), trials, strict=True
+    ):
+        low = min(interval.low, wilson_low(interval.value, count)) if count else math.nan
+        held[name] = Interval(interval.value, low, interval.high)
+    old = replace(old, sensitivity=held["sensitivity"], specificity=held["specificity"])
+    if new is None:
+        reason = f"the new bundle has no operating point {old.name} of {old.label}"
+        return PointChange(promised, old, None, Verdict.MISSING, (reason,))
+    came = {"sensitivity": new.sensitivity, "specificity": new.specificity}
+    open_ones = [name for name in held if math.isnan(held[name].low) or math.isnan(came[name].value)]
+    if open_ones:
+        reason = f"{' and '.join(open_ones)} cannot be measured on these films"
+        return PointChange(promised, old, new, Verdict.UNMEASURED, (reason,))
+    fallen = tuple(
+        f"{name} {came[name].value:.3f} is below the old interval {held[name]}"
+        for name in held
+        if came[name].value < held[name].low
+    )
+    return PointChange(promised, old, new, Verdict.LEAVES if fallen else Verdict.HOLDS, fallen)
+
+
+def _ranks(scores: Float64) -> Float64:
+    """Return ranks (n,) from 1, ties at their mean."""
+    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    result: Float64 = (ends - (counts - 1) / 2)[group]
+    return result

@@ -1,0 +1,132 @@
+"""What a trained model knows of its own answers: calibration, prediction sets and the films it is at home with.
+
+All of it is fitted on the validation part, through the graph that is shipped, and measured on the test part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rentgen.engine.predictor import Predictor
+from rentgen.errors import DataError
+from rentgen.evaluate.weighted import log_losses
+from rentgen.images.corrupt import stress
+from rentgen.learn.calibrate import (
+    Method,
+    Scaling,
+    balance_weights,
+    conformal_threshold,
+    fit_temperature,
+    fit_vector,
+    measure_coverage,
+    patient_folds,
+    reliability_figures,
+)
+from rentgen.learn.members import FittedFilms
+from rentgen.learn.recipe import AnswerSettings
+from rentgen.records import Calibration, Card, Conformal, Domain, Float64, Int64
+
+FOLDS = 5
+
+
+def know(predictor: Predictor, validation: FittedFilms, settings: AnswerSettings) -> Card:
+    """Return the predictor's card with calibration, conformal threshold and domain, as far as the recipe asks for them.
+
+    Args:
+        predictor: of the draft; its card has none of the three.
+        validation: films that neither trained nor test.
+        settings: of the recipe.
+
+    Raises:
+        DataError: the validation part has too few films for what is asked.
+    """
+    card = predictor.card
+    measures = "distance" in predictor.session.outputs
+    answers = predictor.run(validation.images, ("logits", *(("distance",) if measures else ())))
+    logits, truth = answers["logits"].astype(np.float64), validation.labels
+    patients, weights = validation.patients, np.ones(len(truth))
+    if settings.stressed > 0:
+        worse = predictor.run(stress(validation.images))["logits"].astype(np.float64)
+        logits, truth = np.concatenate([logits, worse]), np.concatenate([truth, truth])
+        weights = np.repeat([1 - settings.stressed, settings.stressed], len(patients))
+        patients = (*patients, *patients)
+    if settings.balanced:
+        weights = balance_weights(truth, np.full(len(card.classes), 1 / len(card.classes)), weights)
+    outside = np.array(predictor.probabilities(logits))
+    if settings.calibration != Method.NONE:
+        calibration, outside = _calibrate(card, settings, logits, truth, weights, patients)
+        card = replace(card, calibration=calibration)
+    if settings.coverage > 0:
+        # The plain films alone, and probabilities that their own patients did not fit.
+        plain = len(validation.labels)
+        threshold = conformal_threshold(outside[:plain], truth[:plain], settings.coverage)
+        card = replace(card, conformal=Conformal(settings.coverage, threshold, plain))
+    if settings.kept > 0 and measures:
+        distances = answers["distance"]
+        limit = float(np.quantile(distances, settings.kept, method="higher"))
+        card = replace(card, domain=Domain(limit, settings.kept, len(distances)))
+    return card
+
+
+def measure_sets(predictor: Predictor, test: FittedFilms) -> Conformal | None:
+    """Return the card's conformal threshold with its coverage on films that did not choose it."""
+    conformal = predictor.card.conformal
+    if conformal is None or not len(test.labels):
+        return conformal
+    probabilities = predictor.probabilities(predictor.run(test.images)["logits"])
+    found = measure_coverage(probabilities, test.labels, conformal.threshold, test.patients, np.random.default_rng(0))
+    return replace(conformal, measured=found["measured"], single=found["single"])
+
+
+def _calibrate(
+    card: Card,
+    settings: AnswerSettings,
+    logits: Float64,
+    truth: Int64,
+    weights: Float64,
+    patients: Sequence[str],
+) -> tuple[Calibration, Float64]:
+    """Return the calibration, and probabilities (n, k) that were each fitted without the film's own patient."""
+    rng = np.random.default_rng(0)
+    folds = patient_folds(truth, patients, FOLDS, rng)
+    smallest = min(int((truth == number).sum()) for number in range(len(card.classes)))
+    if smallest < 2 * FOLDS:
+        raise DataError(
+            f"Expected at least {2 * FOLDS} validation films of each class to calibrate on, but got {smallest}. Give "
+            'more films, a larger data.validation, or answer.calibration = "none".'
+        )
+    wanted = tuple(Method(name) for name in ("temperature", "vector")) if settings.calibration == "auto" else ()
+    crossed = {}
+    for method in wanted or (Method(settings.calibration),):
+        crossed[method] = np.empty_like(logits)
+        for fold in range(FOLDS):
+            inside = folds != fold
+            fitted = _fit(method, logits[inside], truth[inside], weights[inside])
+            crossed[method][~inside] = fitted.probabilities(logits[~inside])
+    losses = {name: float(np.average(log_losses(values, truth), weights=weights)) for name, values in crossed.items()}
+    best = min(losses, key=lambda name: losses[name])
+    scaling = _fit(best, logits, truth, weights)
+    positive = None if card.positive is None else card.classes.index(card.positive)
+    none = Scaling(Method.NONE, np.ones(logits.shape[1]), np.zeros(logits.shape[1]))
+    before, after = (
+        reliability_figures(values, truth, patients, np.random.default_rng(0), weights=weights, positive=positive)
+        for values in (none.probabilities(logits), crossed[best])
+    )
+    kinds = ["the validation part"]
+    kinds += [f"its stress set ({settings.stressed:.0%} of the weight)"] if settings.stressed else []
+    kinds += ["classes weighed as equally frequent"] if settings.balanced else []
+    return (
+        Calibration(
+            str(best), tuple(scaling.scale.tolist()), tuple(scaling.bias.tolist()), ", ".join(kinds), len(truth),
+            before, after,
+        ),
+        crossed[best],
+    )  # fmt: skip
+
+
+def _fit(method: Method, logits: Float64, truth: Int64, weights: Float64) -> Scaling:
+    fit = fit_vector if method is Method.VECTOR else fit_temperature
+    return fit(logits, truth, weights)

@@ -1,0 +1,160 @@
+"""Fine-tuned members: the same start, other seeds, and what is needed around the loop of each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rentgen.data.split import select
+from rentgen.errors import InputError
+from rentgen.images.corrupt import stress
+from rentgen.images.prepare import fit, smooth
+from rentgen.images.read import read
+from rentgen.learn.backbones import Backbone
+from rentgen.learn.finetune import Films, FineTuning, finetune
+from rentgen.learn.head import Head
+from rentgen.learn.recipe import Recipe
+from rentgen.parallel.local import imap
+from rentgen.records import History, Listing, Preprocessing, Progress, Split, UInt8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """A network that answers together with others.
+
+    Attributes:
+        backbone: from films to feature maps.
+        head: from their means to logits.
+    """
+
+    backbone: Backbone
+    head: Head
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedFilms:
+    """The films of one part at the network's input size, not smoothed.
+
+    Attributes:
+        images: (films, height, width), in memory or memory-mapped.
+        labels: (films,) class numbers.
+        patients: (films,) whom each shows.
+        identity: SHA-256 of the content hashes, in order.
+    """
+
+    images: UInt8
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
+    patients: tuple[str, ...]
+    identity: str
+
+    def smoothed(self, smooth_px: float) -> Films:
+        """Return what the network sees of them."""
+        return Films(np.stack([smooth(image, smooth_px) for image in self.images]), self.labels)
+
+
+def read_part(
+    listing: Listing,
+    part: Split,
+    hashes: Mapping[Path, str],
+    preprocessing: Preprocessing,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> FittedFilms:
+    """Return the films of a part at the network's input size, in a memory-mapped file.
+
+    Args:
+        listing: with parts.
+        part: which.
+        hashes: path to SHA-256 of the file.
+        preprocessing: its size, resizing and cropping.
+        scratch: a folder for the file.
+        progress: stage `films`.
+
+    Raises:
+        InputError: a file can no longer be read, or is not what was listed.
+    """
+    records = select(listing, part).records
+    numbers = {label: number for number, label in enumerate(listing.classes)}
+    shape = (len(records), preprocessing.height, preprocessing.width)
+    if not records:
+        return FittedFilms(np.empty(shape, np.uint8), np.empty(0, np.int64), (), "")
+
+    def load(path: Path) -> UInt8:
+        film = read(path)
+        if film.content_hash != hashes[path]:
+            raise InputError(path, "the file changed while it was in use; start again.")
+        return fit(film, preprocessing).pixels
+
+    images = np.lib.format.open_memmap(scratch / f"{part}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    for number, pixels in enumerate(imap(load, [record.path for record in records])):
+        images[number] = pixels
+        if progress is not None:
+            progress("films", number + 1, len(records), str(part))
+    return FittedFilms(
+        images=images,
+        labels=np.array([numbers[str(record.label)] for record in records], np.int64),
+        patients=tuple(record.patient for record in records),
+        identity=hashlib.sha256("".join(hashes[record.path] for record in records).encode()).hexdigest(),
+    )
+
+
+def plan_member(
+    recipe: Recipe, number: int, start: Member, parts: Mapping[Split, FittedFilms], cache: Path
+) -> FineTuning:
+    """Return the task of one member.
+
+    Args:
+        recipe: every setting.
+        number: of the member; it moves the seed.
+        start: the pretrained backbone and the head of its cached features.
+        parts: fitted films.
+        cache: where checkpoints are kept.
+    """
+    smooth_px = recipe.preprocessing.smooth_px
+    validation = parts[Split.VALIDATION]
+    films = {
+        "train": Films(parts[Split.TRAIN].images, parts[Split.TRAIN].labels),
+        "validation": validation.smoothed(smooth_px),
+        "stress": replace(validation, images=stress(validation.images)).smoothed(smooth_px),
+    }
+    if len(parts[Split.TEST].labels):
+        films["test"] = parts[Split.TEST].smoothed(smooth_px)
+    identity = ":".join(parts[part].identity for part in Split)
+    name = hashlib.sha256(f"{identity}:{start.backbone.fingerprint}".encode()).hexdigest()[:24]
+    return FineTuning(
+        backbone=start.backbone,
+        head=start.head,
+        parts=films,
+        settings=replace(recipe.finetune, seed=recipe.finetune.seed + number),
+        shift=recipe.shift,
+        smooth_px=smooth_px,
+        dropout=recipe.head.dropout,
+        identity=identity,
+        checkpoint=cache / "checkpoints" / f"{name}-{number}.pt",
+    )
+
+
+def train_members(
+    recipe: Recipe,
+    start: Member,
+    parts: Mapping[Split, FittedFilms],
+    cache: Path,
+    progress: Progress | None = None,
+) -> tuple[list[Member], History]:
+    """Return the fine-tuned members, and how the training of the first went; arguments as of `plan_member`."""
+    members, histories = [], []
+    count = recipe.finetune.members
+    for number in range(count):
+
+        def report(stage: str, done: int, total: int, note: str = "", number: int = number) -> None:
+            if progress is not None:
+                progress(stage, number * total + done, count * total, note + (f" of member {number + 1}" * (count > 1)))
+
+        backbone, head, history = finetune(plan_member(recipe, number, start, parts, cache), progress=report)
+        members.append(Member(backbone, head))
+        histories.append(history)
+    return members, replace(histories[0], seconds=sum(history.seconds for history in histories))
