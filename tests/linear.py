@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -66,7 +68,7 @@ def weighing_model(weights: npt.NDArray[np.float64], mean: npt.NDArray[np.float6
         "weights": weights[None].astype(np.float32),
         "places": np.array([2, 3], np.int64),
     }
-    nodes = (
+    nodes: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
         ("Cast", ["image"], "float", {"to": TensorProto.FLOAT}),
         ("Unsqueeze", ["float", "axis"], "channel", {}),
         ("Div", ["channel", "full"], "unit", {}),
@@ -77,7 +79,11 @@ def weighing_model(weights: npt.NDArray[np.float64], mean: npt.NDArray[np.float6
         ("Relu", ["added"], "activation_maps", {}),
         ("ReduceMean", ["above", "places"], "embedding", {"keepdims": 0}),
     )
-    shapes = {"logits": ["n", classes], "embedding": ["n", 1], "activation_maps": ["n", classes, GRID, GRID]}
+    shapes: dict[str, list[str | int | None]] = {
+        "logits": ["n", classes],
+        "embedding": ["n", 1],
+        "activation_maps": ["n", classes, GRID, GRID],
+    }
     graph = helper.make_graph(
         [helper.make_node(kind, inputs, [output], **more) for kind, inputs, output, more in nodes],
         "linear",

@@ -157,7 +157,7 @@ def test_films_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected labels for each of 2 films, but got 1"):
         Films(bare()[:2], np.zeros(1, np.int64), ("a", "b"))
     with pytest.raises(ValueError, match="of uint8, but got float64"):
-        Films(bare()[:2].astype(float), np.zeros(2, np.int64), ("a", "b"))  # type: ignore[arg-type]
+        Films(bare()[:2].astype(float), np.zeros(2, np.int64), ("a", "b"))
     with pytest.raises(DataError, match="at least one film"):
         Films(bare()[:0], np.zeros(0, np.int64), ())
 

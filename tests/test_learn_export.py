@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from made import film8
 
 from rentgen.engine.session import Session
 from rentgen.learn.backbones import Backbone, Layout, load
-from rentgen.learn.export import OPSET, OUTPUTS, TorchClassifier, export_backbone, join_head
+from rentgen.learn.export import (
+    OPSET,
+    OUTPUTS,
+    TorchClassifier,
+    explain,
+    export_backbone,
+    export_members,
+    halve,
+    join_heads,
+)
 from rentgen.learn.head import Head
 from rentgen.records import EngineName, Float32, UInt8
 
@@ -58,7 +68,7 @@ def export(name: str) -> Exported:
     """Return one export for all tests of this file: it takes seconds."""
     backbone = load(name, weights="random", size=SIZE)
     head, graph = make_head(backbone.features), export_backbone(backbone, SIZE)
-    return Exported(backbone, head, graph, join_head(graph, head))
+    return Exported(backbone, head, graph, join_heads(graph, [head]))
 
 
 @pytest.fixture(params=NETWORKS)
@@ -112,9 +122,9 @@ def test_the_head_in_numpy_agrees(exported: Exported) -> None:
 def test_the_backbone_alone_gives_the_same_embedding(exported: Exported) -> None:
     alone = Session(exported.graph, streams=1).run(films(2))
     whole = Session(exported.model, streams=1).run(films(2), ("embedding",))
-    assert set(alone) == {"embedding", "feature_map"}
-    np.testing.assert_allclose(alone["embedding"], whole["embedding"], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(alone["feature_map"].mean((2, 3)), whole["embedding"], rtol=1e-4, atol=1e-5)
+    assert set(alone) == {"embedding_0", "feature_map_0"}
+    np.testing.assert_allclose(alone["embedding_0"], whole["embedding"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(alone["feature_map_0"].mean((2, 3)), whole["embedding"], rtol=1e-4, atol=1e-5)
 
 
 def signature(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, list[str | int]]]:
@@ -140,8 +150,8 @@ def test_the_graph_is_valid_and_as_documented(exported: Exported) -> None:
     }
     backbone = onnx.load_model_from_string(exported.graph)
     assert signature(backbone.graph.output) == {
-        "embedding": (onnx.TensorProto.FLOAT, ["batch", features]),
-        "feature_map": (onnx.TensorProto.FLOAT, ["batch", features, *grid]),
+        "embedding_0": (onnx.TensorProto.FLOAT, ["batch", features]),
+        "feature_map_0": (onnx.TensorProto.FLOAT, ["batch", features, *grid]),
     }
 
 
@@ -174,6 +184,73 @@ def test_the_graph_tells_nothing_of_the_machine_it_was_made_on(exported: Exporte
 def test_a_head_that_says_nothing_gives_black_maps(exported: Exported) -> None:
     dead = make_head(exported.backbone.features)
     dead.hidden_bias[:] = -1e6  # no unit is ever active
-    answers = Session(join_head(exported.graph, dead), streams=1).run(films(1))
+    answers = Session(join_heads(exported.graph, [dead]), streams=1).run(films(1))
     assert not answers["activation_maps"].any()
     np.testing.assert_array_equal(answers["logits"][0], dead.class_bias)
+
+
+class Mean(torch.nn.Module):
+    """A distance that anybody can check."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.float().mean((1, 2))
+
+
+@cache
+def pair() -> tuple[tuple[Backbone, Backbone], tuple[Head, Head], bytes]:
+    """Return two members that share their first stages, their heads, and the graph of both."""
+    first = load("test_efficientnet", weights="random", size=SIZE, normalise="film")
+    network = copy.deepcopy(first.network)
+    for name, parameter in network.named_parameters():
+        if name.startswith(("blocks.3", "blocks.2", "conv_head")):
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    second = first.with_network(network)
+    one, other = make_head(first.features), make_head(first.features)
+    other.class_weight[:] = other.class_weight[::-1]
+    graph = export_members([first, second], SIZE, Mean())
+    return (first, second), (one, other), join_heads(graph, [one, other])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_members_answer_together_as_in_torch(engine: EngineName) -> None:
+    backbones, heads, model = pair()
+    images = films(3)
+    ours = Session(model, engine=engine, batch_size=3, streams=1).run(images)
+    members = [TorchClassifier(backbone, head) for backbone, head in zip(backbones, heads, strict=True)]
+    with torch.inference_mode():
+        logits = torch.stack([member(torch.from_numpy(images))[0] for member in members]).mean(0)
+    close(ours["logits"], logits)
+    close(ours["distance"], torch.from_numpy(images).float().mean((1, 2)))
+    theirs = explain(members, torch.from_numpy(images))
+    close(ours["embedding"], theirs["embedding"])
+    maps = theirs["activation_maps"].numpy()
+    known = ~np.isnan(maps)
+    assert known.any()
+    np.testing.assert_allclose(ours["activation_maps"][known], maps[known], atol=1e-4 * max(1, maps[known].max()))
+
+
+def test_what_members_share_stands_in_the_graph_once() -> None:
+    backbones, _, model = pair()
+    alone = onnx.load_model_from_string(export_backbone(backbones[0], SIZE))
+    both = onnx.load_model_from_string(model)
+    kernels = [sum(node.op_type == "Conv" for node in graph.graph.node) for graph in (alone, both)]
+    changed = sum(
+        not torch.equal(a, b)
+        for (name, a), (_, b) in zip(
+            backbones[0].network.named_parameters(), backbones[1].network.named_parameters(), strict=True
+        )
+        if a.ndim == 4
+    )
+    assert 0 < changed < kernels[0]
+    # From the first changed kernel on, each member has its own.
+    assert kernels[0] + changed <= kernels[1] < 2 * kernels[0]
+
+
+def test_halved_weights_halve_the_file_and_hardly_move_the_answer() -> None:
+    _, _, model = pair()
+    smaller = halve(model)
+    assert len(smaller) < 0.65 * len(model)
+    images = films(2)
+    one, other = (Session(graph, streams=1).run(images) for graph in (model, smaller))
+    for name, values in one.items():
+        np.testing.assert_allclose(other[name], values, rtol=0, atol=5e-3 * max(1.0, float(np.abs(values).max())))

@@ -41,7 +41,7 @@ from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.export import export_backbone, join_head
+from rentgen.learn.export import export_backbone, join_heads
 from rentgen.learn.head import Features, Head, train_head
 from rentgen.learn.recipe import HeadSettings, load
 from rentgen.learn.training import Training, TrainingPlan, train
@@ -107,7 +107,7 @@ def brightness_graph() -> bytes:
     hidden = np.array([[1, 0, 0, 0]], np.float32)
     classes = np.array([[-1], [1]], np.float32)
     head = Head(hidden, np.zeros(1, np.float32), classes, np.zeros(2, np.float32))
-    return join_head(export_backbone(backbone, SIZE), head)
+    return join_heads(export_backbone(backbone, SIZE), [head])
 
 
 def brightness_predictor(graph: bytes, preprocessing: Preprocessing, like: Bundle, path: Path) -> Predictor:

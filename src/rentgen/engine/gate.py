@@ -23,7 +23,7 @@ MOST = 0.9  # of the pixels count as use: resizing softens the edges of a drawin
 MAX_FLAT = 0.35  # of what is neither black nor white without grain, above which it is a drawing; 0.26 at most
 MAX_ONE_SHADE = 0.5  # in nine neighbouring levels, black apart, above which it is paper; 0.46 at most
 MAX_PURE = 0.65  # pure black and white above which exposure or window have failed; 0.59 at most
-MIN_NOISE, MIN_SMOOTHNESS = 0.5, 0.85  # correlation of neighbours below which it is noise, a photograph; 0.88 and more
+MIN_NOISE, MIN_SMOOTHNESS = 0.3, 0.85  # correlation of neighbours below which it is noise, a photograph; 0.88 and more
 MIN_COARSE, MAX_COARSE = 0.58, 0.995  # below which it is a photograph, above which a gradient; 0.61 to 0.991
 MIN_COARSE_UNCENTRED = 0.75  # as `MIN_COARSE`, where no body stands out in the middle
 MAX_FINE, MAX_EDGES = 0.11, 0.1  # above which it is a photograph or text; 0.075 at most, but sharpened ones more
@@ -136,16 +136,14 @@ def check_radiograph(image: UInt8) -> tuple[str, ...]:
     look = _look(image)
     coarse = MIN_COARSE if look.centred >= MIN_CENTRED else MIN_COARSE_UNCENTRED
     detailed = (
-        look.smoothness < MIN_SMOOTHNESS or look.coarse < coarse or look.fine > MAX_FINE or look.edges > MAX_EDGES
+        look.fine > MAX_FINE or look.edges > MAX_EDGES or look.smoothness < MIN_SMOOTHNESS or look.coarse < coarse
     )
+    few = levels(image) < MIN_LEVELS or look.flat > MAX_FLAT
     rules = (
         (contrast(image) < MIN_CONTRAST, f"{_NOT} the image is nearly one shade of grey"),
-        (look.smoothness < MIN_NOISE, f"{_NOT} the image is noise, or as fine as noise"),
+        (look.smoothness < MIN_NOISE, f"{_NOT} the image is noise"),
         (_is_slice(image), f"{_NOT} a shape with black on all sides, like a CT, MR or ultrasound image"),
-        (
-            levels(image) < MIN_LEVELS or look.flat > MAX_FLAT,
-            f"{_NOT} only a few shades of grey, like a drawing or a film burnt out",
-        ),
+        (few, f"{_NOT} only a few shades of grey, like a drawing or a film burnt out"),
         (one_shade > MAX_ONE_SHADE, f"{_NOT} most of the image is one shade, like paper or a screen"),
         (detailed, f"{_NOT} full of fine detail, like a photograph or text"),
         (look.coarse > MAX_COARSE, f"{_NOT} the image has no detail, like a gradient"),

@@ -86,8 +86,7 @@ class Session:
         self._own = threading.local()
         if self.engine is EngineName.OPENVINO:
             self.precision = best_precision(Precision(precision))
-            self._compiled, self.size = _compile(model, self.precision, batch_size, self.streams)
-            self._names = [output.get_any_name() for output in self._compiled.outputs]
+            self._compiled, self.size, self._names = _compile(model, self.precision, batch_size, self.streams)
             # OpenVINO's Python layer fills tables on first use, under locks that two threads can turn into a deadlock
             # with the interpreter's own (seen in 2026.4: Tensor.data). So the first use of all is made alone, here.
             with _FIRST_USE:
@@ -158,7 +157,10 @@ def _find_size(inputs: Sequence[tuple[str, str, Sequence[object]]]) -> tuple[int
     )
 
 
-def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) -> tuple[Any, tuple[int, int]]:
+def _compile(
+    model: bytes, precision: Precision, batch_size: int, streams: int
+) -> tuple[Any, tuple[int, int], list[str]]:
+    """Return the compiled graph, height and width of its input, and the names of its outputs."""
     core = openvino.Core()
     try:
         graph = core.read_model(model=model)
@@ -172,6 +174,8 @@ def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) 
                 for item in graph.inputs
             ]
         )
+        # Before compiling: what is optimised away leaves its names to what stays, and any of them may be told.
+        names = [output.get_any_name() for output in graph.outputs]
         graph.reshape({"image": [batch_size, *size]})
         compiled = core.compile_model(
             graph,
@@ -182,7 +186,7 @@ def _compile(model: bytes, precision: Precision, batch_size: int, streams: int) 
                 "NUM_STREAMS": streams,
             },
         )
-        return compiled, size
+        return compiled, size, names
     except RuntimeError as error:
         raise BundleError(
             "The model's graph cannot be read by OpenVINO: expected ONNX with one uint8 input."

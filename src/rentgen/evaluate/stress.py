@@ -70,7 +70,7 @@ class Robustness:
         resamples: of the patients, behind the intervals.
         rows: `none` first, then each corruption.
         mean: over the corruptions, `none` left out, each resample taken as a whole.
-        worst: the corruption with the lowest AUROC (accuracy, where there is none).
+        worst: the corruption with the lowest AUROC (the lowest accuracy, where that is the same or there is none).
         groups: of films that look as if they were made alike, the largest first.
     """
 
@@ -145,7 +145,7 @@ def stress_report(
         resamples=resamples,
         rows=rows,
         mean=dict(zip(MEASURED, found[-step:], strict=True)),
-        worst=min(rows[1:], key=lambda row: row.metrics[ranked].value).name,
+        worst=min(rows[1:], key=lambda row: (row.metrics[ranked].value, row.metrics["accuracy"].value)).name,
         groups=_group_rows(films, told[NONE], positive, rng, resamples),
     )
 

@@ -123,12 +123,12 @@ def _probing(found: Mapping[str, Any]) -> dict[str, Any]:
         )
     if found["thorax_found"] < 0.8:
         notes.append(
-            f"Both lungs were seen in only {found['thorax_found']:.0%} of the films; elsewhere the thorax was assumed "
-            "in its usual place."
+            f"Both lungs were seen in only {_percent(found['thorax_found'], 0)} of the films; elsewhere the thorax was "
+            "assumed in its usual place."
         )
     words = (
         f"{plural(found['n'], 'film')} of {plural(found['patients'], 'patient')}, parts of them hidden behind a smooth "
-        f"continuation of the rest. Both lungs were seen in {found['thorax_found'] * 100:.0f}{NO_BREAK}%; "
+        f"continuation of the rest. Both lungs were seen in {_percent(found['thorax_found'], 0)}; "
         f"{plural(found['maps'], 'film')} had a heat map."
     )
     return {
@@ -163,8 +163,12 @@ def _heat(found: Mapping[str, Any]) -> dict[str, Any]:
         "grade": found["grade"],
         "verdict": GRADES.get(found["grade"], found["grade"]),
         "reasons": list(found["reasons"]),
-        "words": f"{plural(found['n'], 'film')} graded; {found['empty']} more had an empty map, as films that are "
-        "named normal mostly have.",
+        "words": f"{plural(found['n'], 'film')} graded."
+        + (
+            f" {found['empty']} more had an empty map, as films that are named normal mostly have."
+            if found["empty"]
+            else ""
+        ),
         "rows": [
             {
                 "name": trust_plots.MAP_NAMES.get(name, name),
@@ -197,9 +201,10 @@ def _knowing(card: Card) -> list[str]:
     if card.conformal is not None:
         found = card.conformal
         sentences.append(
-            f"With each film comes a set of classes that holds the true one in {found.coverage:.0%} of films like "
-            f"those it was fitted on ({plural(found.n, 'film')}). Where the set holds exactly one class, that is the "
-            "answer; where it holds more, or none, the status is abstain: the model does not know, and a person should look."
+            "With each film comes a set of classes that holds the true one in "
+            f"{_percent(found.coverage, 0)} of films like those it was fitted on ({plural(found.n, 'film')}). Where "
+            "the set holds exactly one class, that is the answer; where it holds more, or none, the status is abstain: "
+            "the model does not know, and a person should look."
         )
         if found.measured is not None:
             value, spread = cell("accuracy", found.measured)
@@ -212,7 +217,7 @@ def _knowing(card: Card) -> list[str]:
     if card.domain is not None:
         sentences.append(
             f"A film farther than {card.domain.threshold:.4g} from the films that taught it is called out of scope; "
-            f"{card.domain.kept:.1%} of {plural(card.domain.n, 'validation film')} lie nearer."
+            f"{_percent(card.domain.kept, 1)} of {plural(card.domain.n, 'validation film')} lie nearer."
         )
     else:
         sentences.append("The model does not ask how far a film lies from those that taught it.")
@@ -221,6 +226,10 @@ def _knowing(card: Card) -> list[str]:
             f"It was calibrated anew for a site, from the bundle {card.parent[:12]}; its weights are the same."
         )
     return sentences
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{share * 100:.{digits}f}{NO_BREAK}%"
 
 
 def _in_brackets(spread: str) -> str:

@@ -38,6 +38,9 @@ def stress_figure(rows: Sequence[Mapping[str, Any]], metric: str, title: str) ->
         axes.axvline(plain[metric]["value"], color=FAINT, linewidth=1, linestyle=(0, (1, 2)))
         axes.set_yticks(range(len(known)), ["as they are" if row is plain else row["name"] for row in known])
         axes.invert_yaxis()
+        left, right = axes.get_xlim()
+        # A tenth at least, so that a thousandth does not look like a fall.
+        axes.set_xlim(min(left, 0.91, plain[metric]["value"] - 0.05), min(right, 1.015))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set(title=title, xlabel=f"{title}, with its 95 % interval")

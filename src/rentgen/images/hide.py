@@ -63,8 +63,7 @@ def blurred(plane: Float32, sigma: float) -> Float32:
         sigma: standard deviation, pixels; best below the plane's sides.
     """
     rows, columns = plane.shape
-    result = np.asarray(_kernel(rows, sigma) @ plane @ _kernel(columns, sigma).T, np.float32)
-    return result
+    return np.asarray(_kernel(rows, sigma) @ plane @ _kernel(columns, sigma).T, np.float32)
 
 
 @lru_cache(maxsize=32)

@@ -6,8 +6,8 @@ half a lung is white, too. It serves to hide the thorax from a model, or all but
 does not tell whether a picture is a chest film at all.
 
 How good it is: on 200 drawn films the mask and the hull of the drawn lungs share on average 0.84 of their union (0.72
-in the worst film in twenty); on a sample of 600 real films, most of them children's, it called both lungs found in 95 %,
-and where it did not, as where one lung is white all over, the ordinary place fits by eye.
+in the worst film in twenty); on a sample of 600 real films, most of them children's, it called both lungs found in
+95 %, and where it did not, as where one lung is white all over, the ordinary place fits by eye.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ class Backbone(nn.Module):
         grey = image.unsqueeze(1).to(torch.float32)  # (N, 1, H, W)
         if self.normalise == "film":
             grey = grey - grey.mean((2, 3), keepdim=True)
-            centred = grey.expand(-1, 3, -1, -1)  # (N, 3, H, W)
+            # Not `expand`: OpenVINO 2026.4 moves it past the division and then misses two channels.
+            centred = torch.cat([grey, grey, grey], 1)  # (N, 3, H, W)
         else:
             centred = grey.expand(-1, 3, -1, -1) - self.mean
         raw: Tensor = self.network.forward_features(centred / self.std)  # type: ignore[operator]

@@ -1,25 +1,33 @@
-"""The command line: each command parses, calls one library function, and prints."""
+"""Commands that make a model, judge it and use it."""
 
 from __future__ import annotations
 
-import datetime
-import io
 import json
 import logging
 import shlex
 import shutil
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import numpy as np
-import platformdirs
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
 
 from rentgen import __version__
-from rentgen.errors import DataError, RentgenError
+from rentgen.cli.options import (
+    BundleArgument,
+    DataArgument,
+    EngineOption,
+    JsonOption,
+    PatternOption,
+    PrecisionOption,
+    ResamplesOption,
+    app,
+    cache_folder,
+    command_line,
+    now,
+    open_predictor,
+)
+from rentgen.errors import DataError
 from rentgen.records import DISCLAIMER, EngineName, Precision, Prediction, Split, Status
 from rentgen.terminal import (
     card_table,
@@ -33,71 +41,6 @@ from rentgen.terminal import (
     progress_bars,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from rentgen.engine.predictor import Predictor
-
-app = typer.Typer(
-    name="rentgen",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="From a folder of radiographs to a proven classifier. " + DISCLAIMER + "\n\n"
-    "Begin with `rentgen demo`: it draws films, trains, judges and explains a model in about two minutes.",
-)
-data_app = typer.Typer(no_args_is_help=True, help="Sets of films: known ones, and the audit of your own.")
-app.add_typer(data_app, name="data")
-
-
-def _cache() -> Path:
-    return Path(platformdirs.user_cache_dir("rentgen", appauthor=False))
-
-
-BundleArgument = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle (FILE.rentgen) that `rentgen train` wrote.")
-]
-DataArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DATA", help="A folder of class folders, a CSV (path,label[,patient,split]) or a DICOM tree with a CSV."
-    ),
-]
-PatternOption = Annotated[
-    str | None,
-    typer.Option(
-        "--patient-pattern",
-        help="A regular expression whose first group is the patient in a file name, such as '^(P[0-9]+)_'.",
-    ),
-]
-PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic; auto is bf16 where the processor has it.")]
-EngineOption = Annotated[EngineName, typer.Option(help="Who runs the graph; onnxruntime is an extra.")]
-
-
-def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for stream in (sys.stdout, sys.stderr):
-        # A name from a foreign file system may hold bytes that are not UTF-8.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except RentgenError as error:
-        _fail(str(error))
-    except OSError as error:
-        # What is read is translated where it is read: this is a place that cannot be written.
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}. Check the path, the permissions and the free space.")
-    except SystemExit as stop:
-        if stop.code == 130:
-            err.print("Stopped. What was computed is kept; the same command goes on from there.")
-        raise
-
-
-def _fail(message: str) -> NoReturn:
-    err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
@@ -180,7 +123,8 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Where the report goes. Default: beside the bundle.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help=f"Where features are kept between runs. Default: {_cache()}")
+        Path | None,
+        typer.Option(metavar="DIR", help=f"Where features are kept between runs. Default: {cache_folder()}"),
     ] = None,
     patient_pattern: PatternOption = None,
     licence: Annotated[
@@ -206,14 +150,14 @@ def train(
         plan = plan.change("head", epochs=epochs)
     if seed is not None:
         plan = plan.change("head", seed=seed).change("data", seed=seed)
-    command = _command()
+    command = command_line()
     with progress_bars() as progress:
         result = run(
             TrainingPlan(
                 data=data,
                 out=destination,
                 recipe=plan,
-                cache=cache or _cache(),
+                cache=cache or cache_folder(),
                 test=test,
                 weights=weights,
                 patient_pattern=patient_pattern,
@@ -242,7 +186,7 @@ def train(
             title=f"Training report: {card.name}",
             data_path=str(data),
             command=command,
-            created=_now(),
+            created=now(),
             audit=result.audit,
             mistakes=shown.mistakes,
             examples=shown.examples,
@@ -257,14 +201,12 @@ def evaluate(
     bundle: BundleArgument,
     data: DataArgument,
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write report.html, .md and .json there.")] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - for standard output.")
-    ] = None,
+    json_file: JsonOption = None,
     part: Annotated[
         Split | None,
         typer.Option(help="Only the films that stood in this part when the bundle was made (known by their content)."),
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of patients.", min=0, max=100_000)] = 1000,
+    resamples: ResamplesOption = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
     patient_pattern: PatternOption = None,
     engine: EngineOption = EngineName.OPENVINO,
@@ -282,7 +224,7 @@ def evaluate(
 
     if report is not None:
         check_installed()
-    predictor = _predictor(bundle, engine, precision)
+    predictor = open_predictor(bundle, engine, precision)
     listing = list_images(data, patient_pattern=patient_pattern)
     with progress_bars(to_stderr=json_file == "-") as progress:
         if part is not None:
@@ -308,8 +250,8 @@ def evaluate(
                 evaluation=figures,
                 title=f"Evaluation report: {predictor.card.name}",
                 data_path=str(data),
-                command=_command(),
-                created=_now(),
+                command=command_line(),
+                created=now(),
                 audit=audit(listing, examined),
                 mistakes=found.mistakes,
                 examples=found.examples,
@@ -337,7 +279,7 @@ def predict(
 
     A file that cannot be read is reported and the others go on; the exit code is then 1.
     """
-    predictor = _predictor(bundle, engine, precision, batch_size)
+    predictor = open_predictor(bundle, engine, precision, batch_size)
     sources = _films(paths)
     failed = total = 0
     with open_text(json_file) as stream, progress_bars(to_stderr=True) as progress:
@@ -385,7 +327,7 @@ def inspect(
             return
     out.print(card_table(card, read.bundle_id))
     if verify:
-        predictor = _predictor(bundle, engine, precision)
+        predictor = open_predictor(bundle, engine, precision)
         out.print(f"Golden vectors replay in {predictor.session.precision} with {predictor.session.engine}.")
     out.print(DISCLAIMER, style="dim")
 
@@ -398,89 +340,6 @@ def recipe(
     from rentgen.learn import recipe as recipes
 
     out.print(recipes.text(name), markup=False, highlight=False, soft_wrap=True, end="")
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """List the known sets: what they are, what they weigh, and their licence."""
-    from rentgen.data.catalog import DATA_SETS, Client
-
-    table = Table(Column("name", no_wrap=True), "films", "size", "classes", "licence", title="Known sets")
-    for item in DATA_SETS:
-        drawn = item.client is Client.GENERATED
-        size = f"{item.approx_bytes / 1e9:.1f} GB" if item.approx_bytes else "?"
-        table.add_row(
-            f"[bold]{item.name}[/]",
-            f"{item.images:,}" if item.images else "any" if drawn else "?",
-            "none" if drawn else size,
-            ", ".join(item.classes) or "?",
-            item.licence or "unknown",
-        )
-    out.print(table)
-    out.print(
-        "Fetch one: rentgen data get NAME DIR. What is known to be wrong with each: docs/datasets.md", highlight=False
-    )
-
-
-@data_app.command("get")
-def data_get(
-    name: Annotated[str, typer.Argument(help="As `rentgen data list` names it.")],
-    directory: Annotated[Path, typer.Argument(help="Where the films go.")],
-    finding: Annotated[
-        str | None, typer.Option(help="One finding against the rest, where the set has a table of findings.")
-    ] = None,
-    films: Annotated[int, typer.Option(help="Films of each class to draw (phantom only).", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="Of the drawing (phantom only).", min=0)] = 0,
-    dicom: Annotated[bool, typer.Option("--dicom", help="Draw DICOM files, not PNG (phantom only).")] = False,
-) -> None:
-    """Fetch a known set, or say exactly how to fetch it by hand."""
-    from rentgen.data.catalog import Client, find
-    from rentgen.data.fetch import GetOptions, get
-
-    found = find(name)
-    stage = "films" if found.client is Client.GENERATED else "download"
-    with progress_bars() as progress:
-        ready = get(
-            found,
-            directory,
-            progress=lambda done, total: progress(stage, done, total),
-            options=GetOptions(finding=finding, films=films, seed=seed, dicom=dicom),
-        )
-    out.print(f"{found.title}: {found.licence or 'licence unknown'}", markup=False, highlight=False)
-    out.print(
-        f"Next: rentgen train {shlex.quote(str(ready))} --out {directory.resolve().name}.rentgen",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-@data_app.command("audit")
-def data_audit(
-    data: DataArgument,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write all of it as JSON; - for standard output.")
-    ] = None,
-    patient_pattern: PatternOption = None,
-) -> None:
-    """Look for unreadable files, duplicates, patients on both sides, imbalance and shortcuts before training."""
-    from rentgen.data.audit import audit, describe, examine
-    from rentgen.data.listing import list_images
-
-    listing = list_images(data, patient_pattern=patient_pattern)
-    with progress_bars(to_stderr=json_file == "-") as progress:
-        examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
-    found = audit(listing, examined)
-    if json_file is not None:
-        write_json(found.to_dict(), json_file)
-    if json_file != "-":
-        out.print(describe(found), markup=False, highlight=False, soft_wrap=True)
-
-
-def _predictor(bundle: Path, engine: EngineName, precision: Precision, batch_size: int = 1) -> Predictor:
-    from rentgen.engine.predictor import Predictor
-
-    return Predictor.load(bundle, engine=engine, precision=precision, batch_size=batch_size)
 
 
 def _films(paths: list[Path]) -> list[Path]:
@@ -503,11 +362,3 @@ def _write_overlay(prediction: Prediction, folder: Path, number: int) -> None:
     stem = Path(prediction.path).stem.encode(errors="surrogateescape")[:120].decode(errors="ignore")
     label = str(prediction.label).replace("/", "_").encode()[:100].decode(errors="ignore")
     (folder / f"{number:06d}-{stem}-{label}.png").write_bytes(encode_png(painted))
-
-
-def _command() -> str:
-    return shlex.join(["rentgen", *sys.argv[1:]])
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

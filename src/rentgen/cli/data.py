@@ -1,0 +1,88 @@
+"""Commands about sets of films: `rentgen data ...`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from rentgen.cli.options import DataArgument, JsonOption, PatternOption, data_app
+from rentgen.terminal import out, progress_bars, write_json
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the known sets: what they are, what they weigh, and their licence."""
+    from rentgen.data.catalog import DATA_SETS, Client
+
+    table = Table(Column("name", no_wrap=True), "films", "size", "classes", "licence", title="Known sets")
+    for item in DATA_SETS:
+        drawn = item.client is Client.GENERATED
+        size = f"{item.approx_bytes / 1e9:.1f} GB" if item.approx_bytes else "?"
+        table.add_row(
+            f"[bold]{item.name}[/]",
+            f"{item.images:,}" if item.images else "any" if drawn else "?",
+            "none" if drawn else size,
+            ", ".join(item.classes) or "?",
+            item.licence or "unknown",
+        )
+    out.print(table)
+    out.print(
+        "Fetch one: rentgen data get NAME DIR. What is known to be wrong with each: docs/datasets.md", highlight=False
+    )
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="As `rentgen data list` names it.")],
+    directory: Annotated[Path, typer.Argument(help="Where the films go.")],
+    finding: Annotated[
+        str | None, typer.Option(help="One finding against the rest, where the set has a table of findings.")
+    ] = None,
+    films: Annotated[int, typer.Option(help="Films of each class to draw (phantom only).", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of the drawing (phantom only).", min=0)] = 0,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Draw DICOM files, not PNG (phantom only).")] = False,
+) -> None:
+    """Fetch a known set, or say exactly how to fetch it by hand."""
+    from rentgen.data.catalog import Client, find
+    from rentgen.data.fetch import GetOptions, get
+
+    found = find(name)
+    stage = "films" if found.client is Client.GENERATED else "download"
+    with progress_bars() as progress:
+        ready = get(
+            found,
+            directory,
+            progress=lambda done, total: progress(stage, done, total),
+            options=GetOptions(finding=finding, films=films, seed=seed, dicom=dicom),
+        )
+    out.print(f"{found.title}: {found.licence or 'licence unknown'}", markup=False, highlight=False)
+    out.print(
+        f"Next: rentgen train {shlex.quote(str(ready))} --out {directory.resolve().name}.rentgen",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@data_app.command("audit")
+def data_audit(
+    data: DataArgument,
+    json_file: JsonOption = None,
+    patient_pattern: PatternOption = None,
+) -> None:
+    """Look for unreadable files, duplicates, patients on both sides, imbalance and shortcuts before training."""
+    from rentgen.data.audit import audit, describe, examine
+    from rentgen.data.listing import list_images
+
+    listing = list_images(data, patient_pattern=patient_pattern)
+    with progress_bars(to_stderr=json_file == "-") as progress:
+        examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
+    found = audit(listing, examined)
+    if json_file is not None:
+        write_json(found.to_dict(), json_file)
+    if json_file != "-":
+        out.print(describe(found), markup=False, highlight=False, soft_wrap=True)
