@@ -291,5 +291,5 @@ def _unpack_golden(content: bytes) -> Golden:
             logits=arrays["logits"],
             embedding=arrays["embedding"],
             activation_maps=arrays["activation_maps"],
-            distance=arrays["distance"] if "distance" in arrays else None,
+            distance=arrays.get("distance"),
         )

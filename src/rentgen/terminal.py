@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,10 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
 from rentgen.records import Card, Evaluation, Prediction, Progress
+
+if TYPE_CHECKING:
+    from rentgen.evaluate.shortcuts import Shortcuts
+    from rentgen.evaluate.stress import Robustness
 
 HEADLINE = (
     "accuracy",
@@ -36,7 +40,13 @@ STAGES = {
     "head": "Training (epochs)",
     "predictions": "Predicting",
     "download": "Downloading",
-    "films": "Drawing films",
+    "films": "Films",
+    "finetune": "Fine-tuning (steps)",
+    "find-lr": "Trying rates",
+    "domain": "Learning the domain",
+    "stress": "Under stress",
+    "shortcuts": "Looking for shortcuts",
+    "heat maps": "Grading heat maps",
 }
 
 out = Console()
@@ -99,6 +109,25 @@ def print_evaluation(found: Evaluation, title: str) -> None:
     out.print(table)
     if found.positive:
         out.print(f"recall, precision, specificity and f1 speak of {escape(found.positive)}", style="dim")
+
+
+def print_robustness(found: Robustness) -> None:
+    """Print what the model does on worse films."""
+    table = Table("films", "accuracy", "AUROC", "ECE", title=f"Under stress: {found.n} films", title_justify="left")
+    for row in found.rows:
+        table.add_row(row.name, *(str(row.metrics[name]) for name in ("accuracy", "auroc", "ece")))
+    out.print(table)
+
+
+def print_shortcuts(found: Shortcuts) -> None:
+    """Print whether the model looks where it should."""
+    table = Table("probe", "value", "limit", "verdict", title=f"Shortcuts: {found.n} films", title_justify="left")
+    words = {True: "[green]passes[/]", False: "[red]fails[/]", None: "-"}
+    for probe in found.probes:
+        table.add_row(escape(probe.name), str(probe.found), escape(probe.limit), words[probe.passes])
+    out.print(table)
+    verdict = {True: "[green]passed[/]", False: "[red]not passed[/]", None: "cannot be judged on these films"}
+    out.print(f"Shortcut report: {verdict[found.passed]}")
 
 
 def print_doubts(found: Evaluation) -> None:
@@ -175,10 +204,40 @@ def card_table(card: Card, bundle_id: str) -> Table:
         ("Accuracy", f"{interval(measured['accuracy'])} on its {where}{stamp(measured)}"),
         ("AUROC", interval(measured["auroc"])),
         ("Calibration error", interval(measured["ece"])),
+        ("Calibration", _calibration_words(card)),
         ("Operating points", points),
+        ("Outside", _outside_words(card)),
         ("Licences", "\n".join(card.licences)),
         ("Intended use", card.intended_use),
+        ("Known failures", "\n".join(card.known_failures)),
+        ("Parent", card.parent or ""),
         ("Command", card.command),
     ):
-        table.add_row(f"[bold]{name}[/]", escape(value))
+        if value:
+            table.add_row(f"[bold]{name}[/]", escape(value))
     return table
+
+
+def _calibration_words(card: Card) -> str:
+    lines = []
+    if card.calibration is not None:
+        lines.append(f"{card.calibration.method} scaling, fitted on {card.calibration.fitted_on}")
+    if card.conformal is not None:
+        held = "" if card.conformal.measured is None else f"; measured {interval(card.conformal.measured)}"
+        lines.append(f"prediction sets at {card.conformal.coverage:.0%} coverage{held}; no single class: abstain")
+    return "\n".join(lines)
+
+
+def _outside_words(card: Card) -> str:
+    """Return which films the model refuses to answer for."""
+    lines = []
+    if card.domain is not None:
+        lines.append(f"films farther than {card.domain.threshold:.2f} from those that taught it")
+    if card.scope is not None:
+        for name, values in (("Modality", card.scope.modalities), ("body part", card.scope.body_parts)):
+            lines += [f"{name} other than {', '.join(values)}"] if values else []
+        lines += [f"views other than {', '.join(card.scope.views)}"] if card.scope.views else []
+        low, high = card.scope.min_age_years, card.scope.max_age_years
+        lines += [f"patients under {low:g} years"] if low else []
+        lines += [f"patients over {high:g} years"] if high else []
+    return "\n".join(lines)

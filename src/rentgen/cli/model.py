@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -28,7 +28,7 @@ from rentgen.cli.options import (
     open_predictor,
 )
 from rentgen.errors import DataError
-from rentgen.records import DISCLAIMER, EngineName, Precision, Prediction, Split, Status
+from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
 from rentgen.terminal import (
     card_table,
     err,
@@ -38,9 +38,20 @@ from rentgen.terminal import (
     print_doubts,
     print_evaluation,
     print_findings,
+    print_robustness,
+    print_shortcuts,
     progress_bars,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from rentgen.engine.predictor import Predictor
+    from rentgen.evaluate.shortcuts import Shortcuts
+    from rentgen.evaluate.stress import Robustness
+    from rentgen.learn.training import TrainingPlan
+
+PROBED_FILMS = 400
+"""Looked at by --stress and --shortcuts, at most; whole patients, of each class in turn."""
 
 
 @app.callback(invoke_without_command=True)
@@ -103,7 +114,11 @@ def train(
     data: DataArgument,
     destination: Annotated[Path, typer.Option("--out", metavar="FILE.rentgen", help="The bundle to write.")],
     recipe: Annotated[
-        str, typer.Option(help="`paper` (the study's recipe) or a TOML file of your own; see `rentgen recipe`.")
+        str,
+        typer.Option(
+            help="`paper` (the study's: a frozen network), `fine-tune` (the whole network, calibrated, abstaining), "
+            "`pneumonia` (of the bundle that ships) or a TOML file of your own; see `rentgen recipe`."
+        ),
     ] = "paper",
     backbone: Annotated[
         str | None,
@@ -114,7 +129,10 @@ def train(
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="The backbone's weights: safetensors or torch; or `random`.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many; early stopping may end sooner.", min=1)] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="At most so many, of fine-tuning where the recipe has it, else of the head.", min=1),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split, the initial weights and the order.", min=0)] = None,
     test: Annotated[
         Path | None, typer.Option(help="Films that only measure, in place of a part of DATA.", metavar="DATA")
@@ -131,11 +149,16 @@ def train(
         list[str] | None,
         typer.Option(help="Licence and source of the films, for the card. May be given several times."),
     ] = None,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Train nothing: draw how the loss of fine-tuning answers to the learning rate."),
+    ] = False,
 ) -> None:
     """Train a classifier on a folder of films, judge it, and write bundle and report.
 
     The films are shared out by patient: training, validation (which chooses) and test (which only measures). Features
-    of the frozen backbone are computed once and cached, so that a second run takes seconds.
+    of the frozen backbone are computed once and cached, so that a second run takes seconds. Fine-tuning keeps
+    checkpoints: the same command goes on where a run was stopped.
     """
     from rentgen.evaluate.report import Report
     from rentgen.evaluate.report import write as write_report
@@ -147,25 +170,26 @@ def train(
     if backbone is not None:
         plan = plan.change("backbone", name=backbone)
     if epochs is not None:
-        plan = plan.change("head", epochs=epochs)
+        plan = plan.change("finetune" if plan.finetune.epochs else "head", epochs=epochs)
     if seed is not None:
-        plan = plan.change("head", seed=seed).change("data", seed=seed)
+        plan = plan.change("head", seed=seed).change("data", seed=seed).change("finetune", seed=seed)
     command = command_line()
+    wanted = TrainingPlan(
+        data=data,
+        out=destination,
+        recipe=plan,
+        cache=cache or cache_folder(),
+        test=test,
+        weights=weights,
+        patient_pattern=patient_pattern,
+        licences=tuple(licence or ()),
+        command=command,
+    )
+    if find_lr:
+        _find_rate(wanted)
+        return
     with progress_bars() as progress:
-        result = run(
-            TrainingPlan(
-                data=data,
-                out=destination,
-                recipe=plan,
-                cache=cache or cache_folder(),
-                test=test,
-                weights=weights,
-                patient_pattern=patient_pattern,
-                licences=tuple(licence or ()),
-                command=command,
-            ),
-            progress=progress,
-        )
+        result = run(wanted, progress=progress)
     card = result.bundle.card
     if card.backbone["name"] != "resnet50" and plan.backbone.name == "auto":
         err.print(
@@ -190,10 +214,28 @@ def train(
             audit=result.audit,
             mistakes=shown.mistakes,
             examples=shown.examples,
+            robustness=result.trust.robustness,
+            shortcuts=result.trust.shortcuts,
+            heat_maps=result.trust.heat_maps,
         ),
     )
     out.print(f"Bundle: {destination}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _find_rate(plan: TrainingPlan) -> None:
+    """Draw the learning-rate range test beside the bundle that is not made."""
+    from rentgen.evaluate.plots import rate_figure
+    from rentgen.evaluate.report import check_installed
+    from rentgen.learn.training import search_rate
+
+    check_installed()
+    with progress_bars() as progress:
+        found = search_rate(plan, progress=progress)
+    path = plan.out.with_name(f"{plan.out.stem}-find-lr.svg")
+    path.write_text(rate_figure(found.rates, found.losses, found.suggestion), encoding="utf-8")
+    out.print(f"Suggested: finetune.learning_rate = {found.suggestion:.1e} (a tenth of the rate with the lowest loss)")
+    out.print(f"Plot: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -206,6 +248,12 @@ def evaluate(
         Split | None,
         typer.Option(help="Only the films that stood in this part when the bundle was made (known by their content)."),
     ] = None,
+    shortcuts: Annotated[
+        bool, typer.Option("--shortcuts", help="Ask, too, whether the model looks where it should; takes a minute.")
+    ] = False,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Measure, too, on worse films: darker, blurred, turned, packed, ...")
+    ] = False,
     resamples: ResamplesOption = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
     patient_pattern: PatternOption = None,
@@ -233,15 +281,23 @@ def evaluate(
         found = judge(
             predictor, listing, seed=seed, resamples=resamples, gallery=GALLERY if report else 0, progress=progress
         )
+        robustness, looks = _probe(predictor, listing, stress, shortcuts, seed, progress)
         examined = None
         if report is not None:
             examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
     figures = found.evaluation
     print_doubts(figures)
     if json_file is not None:
-        write_json(figures.to_dict(), json_file)
+        more = {"robustness": robustness, "shortcuts": looks}
+        write_json(
+            figures.to_dict() | {name: found.to_dict() for name, found in more.items() if found is not None}, json_file
+        )
     if json_file != "-":
         print_evaluation(figures, f"{bundle.name} on {data}" + (f" ({part} part)" if part else ""))
+        if robustness is not None:
+            print_robustness(robustness)
+        if looks is not None:
+            print_shortcuts(looks)
     if report is not None and examined is not None:
         files = write_report(
             report,
@@ -255,9 +311,29 @@ def evaluate(
                 audit=audit(listing, examined),
                 mistakes=found.mistakes,
                 examples=found.examples,
+                robustness=robustness,
+                shortcuts=looks,
             ),
         )
         err.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _probe(
+    predictor: Predictor, listing: Listing, stress: bool, shortcuts: bool, seed: int, progress: Progress
+) -> tuple[Robustness | None, Shortcuts | None]:
+    """Return the reports that were asked for."""
+    if not (stress or shortcuts):
+        return None, None
+    from rentgen.evaluate.films import load_films
+    from rentgen.evaluate.shortcuts import shortcut_report
+    from rentgen.evaluate.stress import stress_report
+
+    rng = np.random.default_rng(seed)
+    films = load_films(predictor, listing, limit=PROBED_FILMS, rng=rng, progress=progress)
+    return (
+        stress_report(predictor, films, rng=rng, progress=progress) if stress else None,
+        shortcut_report(predictor, films, rng=rng, progress=progress) if shortcuts else None,
+    )
 
 
 @app.command()

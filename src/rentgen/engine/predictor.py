@@ -11,7 +11,7 @@ import numpy as np
 
 from rentgen.bundle import Bundle
 from rentgen.bundle import read as read_bundle
-from rentgen.engine.gate import check_distance, check_radiograph, check_scope
+from rentgen.engine.gate import check_distance, check_film, check_radiograph, check_scope
 from rentgen.engine.session import TOLERANCE, Session
 from rentgen.errors import BundleError, InputError
 from rentgen.images.prepare import fit, map_to_native, prepare, smooth
@@ -160,7 +160,7 @@ class Predictor:
         preprocessing = self.card.preprocessing
         fitted = fit(film, preprocessing)
         # The gate looks before smoothing, which would make noise look like anatomy.
-        reasons = (*check_radiograph(fitted.pixels), *check_scope(film, self.card.scope))
+        reasons = (*check_film(film), *check_radiograph(fitted.pixels), *check_scope(film, self.card.scope))
         prepared = replace(fitted, pixels=smooth(fitted.pixels, preprocessing.smooth_px))
         return _Opened(name, (film.content_hash, film.pixel_hash), prepared, reasons)
 

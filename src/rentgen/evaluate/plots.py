@@ -100,6 +100,23 @@ def history_figure(history: History, metric: str) -> str:
     return draw_svg(f"history-{metric}", alt, draw)
 
 
+def rate_figure(rates: Sequence[float], losses: Sequence[float], suggestion: float) -> str:
+    """Return the loss of a learning-rate range test over the rate, the suggestion marked."""
+    alt = f"Loss over the learning rate, from {min(rates):.0e} to {max(rates):.0e}; suggested is {suggestion:.1e}."
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot(rates, losses, color=PALETTE[0])
+        axes.axvline(
+            suggestion, color=FAINT, linewidth=1.2, linestyle=(0, (1, 2)), label=f"suggested: {suggestion:.1e}"
+        )
+        axes.set(title="Learning-rate range test", xlabel="Learning rate", ylabel="Loss, smoothed", xscale="log")
+        axes.set_ylim(bottom=0, top=min(max(losses), 3 * losses[0]))
+        axes.legend(loc="best")
+
+    return draw_svg("find-lr", alt, draw)
+
+
 def roc_figure(
     curves: Mapping[str, Curve], areas: Mapping[str, Interval], points: Sequence[OperatingPoint] = ()
 ) -> str:

@@ -152,9 +152,9 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
         logits = model.classifier(hidden * keep)  # (B, classes)
         wanted = targets * weight.to(device)
         loss = -(wanted * logits.log_softmax(1)).sum() / weight.to(device)[labels].sum()
-        if not bool(torch.isfinite(loss)):
+        if not math.isfinite(loss.item()):
             raise DataError(
-                f"The loss of step {state.step + 1} is {float(loss)}: the rate {settings.learning_rate:g} is too high "
+                f"The loss of step {state.step + 1} is {loss.item()}: the rate {settings.learning_rate:g} is too high "
                 "for these films. Lower finetune.learning_rate; `--find-lr` draws where it may lie."
             )
         scaler.scale(loss).backward()

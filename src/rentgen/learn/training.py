@@ -30,6 +30,7 @@ from rentgen.images.phantom import golden_films
 from rentgen.images.prepare import prepare
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
+from rentgen.learn.domain import fit_domain
 from rentgen.learn.export import TorchClassifier, explain, export_members, halve, join_heads
 from rentgen.learn.features import (
     Extractor,
@@ -41,10 +42,12 @@ from rentgen.learn.features import (
     torch_extractor,
     view_key,
 )
+from rentgen.learn.finetune import RateSearch, find_rate
 from rentgen.learn.head import Features, Head, train_head
 from rentgen.learn.knowing import know, measure_sets
-from rentgen.learn.members import FittedFilms, Member, read_part, train_members
+from rentgen.learn.members import FittedFilms, Member, plan_member, read_part, train_members
 from rentgen.learn.recipe import Recipe
+from rentgen.learn.trust import Trust, probe
 from rentgen.records import (
     Audit,
     Card,
@@ -116,6 +119,7 @@ class Training:
         audit: of the films.
         validation: how the bundle did on the part that chose it.
         test: how it did on the part that only measures; None where there is none.
+        trust: how it bears worse films, where it looks, and what its heat maps are worth.
     """
 
     bundle: Bundle
@@ -123,6 +127,7 @@ class Training:
     audit: Audit
     validation: Judgement
     test: Judgement | None
+    trust: Trust
 
 
 def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
@@ -130,32 +135,20 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
 
     Args:
         plan: what to train.
-        progress: called at stages `backbone`, `audit`, `features`, `head` and `predictions`.
+        progress: called at stages `backbone`, `audit`, `features`, `head`, `films`, `finetune`, `domain`,
+            `predictions`, `stress`, `shortcuts` and `heat maps`, as far as the recipe has them.
 
     Raises:
         DataError: the films cannot teach: one class, an empty part, a patient on both sides.
         WeightsError: the backbone's weights cannot be had or do not fit.
         BundleError: the bundle cannot be written.
     """
-    recipe = plan.recipe
-    size = (recipe.preprocessing.height, recipe.preprocessing.width)
-    # First what can fail at once: a place that cannot be written or weights that are not there should cost no audit.
-    bundles.check_place(plan.out)
-    backbone = backbones.load(
-        recipe.backbone.name, weights=plan.weights, size=size, normalise=recipe.backbone.normalise
-    )
-    recipe = recipe.change("backbone", name=backbone.name)
-    if progress is not None:
-        progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
-    shared = _share_out(plan, recipe, progress)
+    start, shared = _begin(plan, progress)
+    recipe, backbone = start.recipe, start.backbone
     listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
-
-    plan.cache.mkdir(parents=True, exist_ok=True)
-    graph = cached_graph(backbone, size, plan.cache)
-    extractor = _extractor(recipe, backbone, graph)
-    head, history = _train_head(listing, hashes, extractor, recipe, plan.cache, progress)
+    head, history = start.train_head(shared, plan.cache, progress)
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
             part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress)
@@ -171,6 +164,63 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
         conformal = measure_sets(Predictor(draft), parts[Split.TEST])
         draft = replace(draft, card=replace(draft.card, conformal=conformal))
     return _judge_and_write(draft, plan.out, shared, progress)
+
+
+def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> RateSearch:
+    """Return how the loss of fine-tuning answers to the learning rate; nothing is trained and no bundle is written.
+
+    Args:
+        plan: what would be trained.
+        progress: as of `train`, and stage `find-lr`.
+
+    Raises:
+        DataError, WeightsError: as of `train`.
+    """
+    recipe = plan.recipe
+    start, shared = _begin(plan, progress)
+    with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
+        parts = {
+            part: read_part(shared.listing, part, shared.examined.hashes, recipe.preprocessing, Path(scratch), progress)
+            for part in Split
+        }
+        head, _ = start.train_head(shared, plan.cache, progress)
+        task = plan_member(recipe, 0, Member(start.backbone, head), parts, plan.cache)
+        return find_rate(task, progress=progress)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """The pretrained network, and the recipe with its name in it."""
+
+    recipe: Recipe
+    backbone: Backbone
+
+    def train_head(self, shared: _Shared, cache: Path, progress: Progress | None) -> tuple[Head, History]:
+        """Return the head on cached features, and how its training went."""
+        size = (self.recipe.preprocessing.height, self.recipe.preprocessing.width)
+        extractor = _extractor(self.recipe, self.backbone, cached_graph(self.backbone, size, cache))
+        return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress)
+
+
+def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, _Shared]:
+    """Return what training starts from, after trying first what can fail at once.
+
+    A place that cannot be written or weights that are not there should cost no audit.
+    """
+    recipe = plan.recipe
+    bundles.check_place(plan.out)
+    backbone = backbones.load(
+        recipe.backbone.name,
+        weights=plan.weights,
+        size=(recipe.preprocessing.height, recipe.preprocessing.width),
+        normalise=recipe.backbone.normalise,
+    )
+    recipe = recipe.change("backbone", name=backbone.name)
+    if progress is not None:
+        progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
+    shared = _share_out(plan, recipe, progress)
+    plan.cache.mkdir(parents=True, exist_ok=True)
+    return _Start(recipe, backbone), shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,9 +381,9 @@ def _graph(
     """
     domain = None
     if recipe.answer.kept:
-        from rentgen.learn.domain import fit_domain
-
-        domain = fit_domain(backbone, parts[Split.TRAIN], recipe.preprocessing.smooth_px, progress)
+        domain = fit_domain(
+            backbone, parts[Split.TRAIN], parts[Split.VALIDATION], recipe.preprocessing.smooth_px, progress=progress
+        )
     size = (recipe.preprocessing.height, recipe.preprocessing.width)
     features = export_members([member.backbone for member in members], size, domain)
     model = join_heads(features, [member.head for member in members])
@@ -432,6 +482,13 @@ def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progre
         validation=chooser.evaluation.to_dict(),
         test=None if test is None else test.evaluation.to_dict(),
     )
+    trust = probe(Predictor(draft), test_part if len(test_part) else select(listing, Split.VALIDATION), progress)
+    card = replace(
+        card,
+        robustness=trust.robustness.to_dict(),
+        shortcuts=trust.shortcuts.to_dict(),
+        heat_maps=trust.heat_maps.to_dict(),
+    )
     final = replace(draft, card=card)
     final = replace(final, bundle_id=bundles.write(out, final))
-    return Training(final, listing, shared.audit, chooser, test)
+    return Training(final, listing, shared.audit, chooser, test, trust)
