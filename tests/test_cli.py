@@ -277,7 +277,9 @@ def test_predict_writes_one_object_a_line(trained: Trained, held_out: list[Path]
     found = run("predict", trained.bundle, held_out[0], bad, held_out[1], "--json", "-")
     assert found.code == 1
     lines = [strict(line) for line in found.out.splitlines()]
-    assert [list(line) for line in lines] == [["path", "label", "probabilities", "status", "reasons"]] * 3
+    assert [list(line) for line in lines] == [
+        ["path", "label", "probabilities", "status", "reasons", "prediction_set", "distance"]
+    ] * 3
     assert [line["path"] for line in lines] == [str(held_out[0]), str(bad), str(held_out[1])]
     assert [line["status"] for line in lines] == ["ok", "error", "ok"]
     assert list(lines[0]["probabilities"]) == CLASSES

@@ -96,7 +96,7 @@ def test_probabilities_are_the_softmax_of_the_graphs_logits(predictor: Predictor
 
 def test_the_json_object_is_the_documented_one(predictor: Predictor, paths: list[Path]) -> None:
     values = predictor.predict(paths[0]).to_dict()
-    assert list(values) == ["path", "label", "probabilities", "status", "reasons"]
+    assert list(values) == ["path", "label", "probabilities", "status", "reasons", "prediction_set", "distance"]
     assert values["status"] == "ok"
 
 

@@ -154,6 +154,8 @@ SETTINGS: list[tuple[str, str, object]] = [
     ("backbone", "name", "test_efficientnet"),
     ("backbone", "engine", "torch"),
     ("backbone", "precision", "bf16"),
+    ("backbone", "normalise", "film"),
+    ("backbone", "stored", "f16"),
 ]
 
 
@@ -173,6 +175,11 @@ def test_row_6_each_setting_changes_the_result(
     elif table == "preprocessing":
         assert not np.array_equal(changed.bundle.golden.prepared, base.bundle.golden.prepared)
         assert changed.bundle.card.preprocessing != base.bundle.card.preprocessing
+    elif name == "normalise":
+        assert not np.allclose(changed.bundle.golden.embedding, base.bundle.golden.embedding, atol=0.05)
+    elif name == "stored":
+        assert len(changed.bundle.model) < 0.8 * len(base.bundle.model)
+        np.testing.assert_allclose(changed.bundle.golden.logits, base.bundle.golden.logits, atol=0.02)
     elif name == "name":
         assert changed.bundle.card.backbone["weights_sha256"] != base.bundle.card.backbone["weights_sha256"]
     else:
