@@ -22,12 +22,17 @@ from rentgen.cli import app
 from rentgen.data.audit import audit, examine
 from rentgen.data.listing import list_images
 from rentgen.engine.predictor import Predictor
+from rentgen.evaluate.compare import Comparison
+from rentgen.evaluate.explain import Grade, HeatMapGrade
+from rentgen.evaluate.shortcuts import Probe, Shortcuts
+from rentgen.evaluate.stress import Robustness
+from rentgen.images.corrupt import CORRUPTIONS
 from rentgen.images.limits import DEFAULT_LIMITS
 from rentgen.images.phantom import Finding, draw, to_dicom
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
-from rentgen.learn.recipe import Recipe
-from rentgen.records import Precision, Status
+from rentgen.learn.recipe import SHIPPED, Recipe
+from rentgen.records import Calibration, Conformal, Domain, Precision, Scope, Status
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -150,6 +155,13 @@ def test_recipe_keys_and_defaults_are_those_of_the_recipe() -> None:
     assert documented == Recipe().to_dict()
 
 
+def test_recipes_that_ship_are_documented() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \|", (DOCS / "recipe.md").read_text(encoding="utf-8").split("## ")[0], re.MULTILINE
+    )
+    assert tuple(rows) == SHIPPED
+
+
 def test_output_keys_are_documented(trained: Trained) -> None:
     listing = list_images(trained.data)
     found = {
@@ -158,8 +170,18 @@ def test_output_keys_are_documented(trained: Trained) -> None:
             *audit(listing, examine(listing)).to_dict(),
             *Predictor.load(trained.bundle).predict(b"").to_dict(),
             *map(str, Status),
+            *(field for report in (Robustness, HeatMapGrade, Comparison) for field in report.__dataclass_fields__),
+            *(set(Shortcuts.__dataclass_fields__) - {"examples"}),
+            *(set(Probe.__dataclass_fields__) - {"found"}),
+            *map(str, Grade),
+            *CORRUPTIONS,
+            "passed",
         },
-        "bundle.md": {*trained.training.bundle.card.to_dict(), *trained.training.bundle.split.to_dict()},
+        "bundle.md": {
+            *trained.training.bundle.card.to_dict(),
+            *trained.training.bundle.split.to_dict(),
+            *(field for part in (Calibration, Conformal, Scope, Domain) for field in part.__dataclass_fields__),
+        },
     }
     for name, keys in found.items():
         text = (DOCS / name).read_text(encoding="utf-8")
@@ -208,7 +230,9 @@ def folder(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", DOCS / "images.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", DOCS / "images.md", DOCS / "knowing.md"], ids=lambda path: path.name
+)
 def test_python_runs(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = folder / "example.py"
     example.write_text(python_of(path), encoding="utf-8")
@@ -237,5 +261,5 @@ def test_json_shown_is_json() -> None:
     assert shown
     for text in shown:
         values = json.loads(text)
-        assert list(values) == ["path", "label", "probabilities", "status", "reasons"]
+        assert list(values) == ["path", "label", "probabilities", "status", "reasons", "prediction_set", "distance"]
         assert sum(values["probabilities"].values()) == pytest.approx(1, abs=0.002)

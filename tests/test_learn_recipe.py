@@ -12,7 +12,38 @@ from rentgen.learn.recipe import Recipe, from_text, load, text
 
 def test_the_shipped_recipe_says_every_default() -> None:
     assert load("paper") == Recipe()
-    assert tomllib.loads(text("paper")) == Recipe().to_dict()
+    said = tomllib.loads(text("paper"))
+    defaults = Recipe().to_dict()
+    assert said.pop("finetune") == {"epochs": 0}
+    # What only fine-tuning uses is said by its own recipe.
+    assert said == {name: defaults[name] for name in ("data", "preprocessing", "backbone", "augment", "head")}
+
+
+@pytest.mark.parametrize("name", ["fine-tune", "pneumonia"])
+def test_the_recipes_of_fine_tuning_say_every_key_of_it(name: str) -> None:
+    said = tomllib.loads(text(name))
+    assert load(name).finetune.epochs > 0
+    for table in ("finetune", "shift", "answer"):
+        assert set(said[table]) == set(Recipe().to_dict()[table])
+
+
+def test_the_card_of_the_shipped_recipe_says_for_whom() -> None:
+    card = load("pneumonia").card
+    scope = card.scope()
+    assert scope is not None
+    assert "CHEST" in scope.body_parts
+    assert scope.max_age_years == 18
+    assert any("Adults" in failure for failure in card.known_failures)
+    assert Recipe().card.scope() is None
+
+
+def test_a_list_of_texts_must_be_one() -> None:
+    with pytest.raises(SettingError, match=r"Expected card\.licences in the recipe to be a list of texts, but got 'x'"):
+        from_text("[card]\nlicences = 'x'")
+    with pytest.raises(SettingError, match=r"Expected answer\.coverage to be in \[0.5, 0.9999\], but got 0.2"):
+        from_text("[answer]\ncoverage = 0.2")
+    with pytest.raises(SettingError, match=r"Expected finetune\.precision to be one of auto, f32, bf16, but got 'f8'"):
+        from_text("[finetune]\nprecision = 'f8'")
 
 
 def test_a_recipe_survives_toml(tmp_path: Path) -> None:
@@ -53,5 +84,8 @@ def test_a_wrong_recipe_is_refused_with_what_to_do(toml: str, message: str) -> N
 
 
 def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(SettingError, match="Expected a recipe's name \\(paper\\) or a TOML file, but got 'papper'"):
+    with pytest.raises(
+        SettingError,
+        match="Expected a recipe's name \\(paper, fine-tune, pneumonia\\) or a TOML file, but got 'papper'",
+    ):
         load("papper")
