@@ -164,7 +164,7 @@ def test_two_classes_and_classes_that_do_not_occur() -> None:
     assert np.isfinite(figures(history, "validation")).all()
 
 
-def testfigures_average_over_the_classes_that_occur() -> None:
+def test_figures_average_over_the_classes_that_occur() -> None:
     labels = np.array([0, 0, 1, 1, 1], np.int64)
     logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 3, 1], [0, 1, 4], [5, 1, 0]])
     epoch = heads.figures(logits, torch.from_numpy(labels))
