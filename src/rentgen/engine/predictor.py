@@ -72,7 +72,7 @@ class Predictor:
         Args:
             bundle: what to run.
             engine: who runs it.
-            precision: of the arithmetic; bf16 where the processor has it, by default.
+            precision: of the arithmetic; by default bf16 where the processor has it and the golden vectors bear it.
             batch_size: films per call of the engine.
             streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
 
@@ -81,8 +81,20 @@ class Predictor:
         """
         self.bundle = bundle
         self.card: Card = bundle.card
-        self.session = Session(bundle.model, engine=engine, precision=precision, batch_size=batch_size, streams=streams)
-        replay(bundle, self.session)
+        wanted = Precision(precision)
+
+        def compiled(arithmetic: Precision) -> Session:
+            session = Session(bundle.model, engine=engine, precision=arithmetic, batch_size=batch_size, streams=streams)
+            replay(bundle, session)
+            return session
+
+        try:
+            self.session = compiled(wanted)
+        except BundleError:
+            # A network may not bear bf16; that nobody asked for it by name is the case where f32 is the answer.
+            if wanted is not Precision.AUTO or engine is not EngineName.OPENVINO:
+                raise
+            self.session = compiled(Precision.F32)
 
     @classmethod
     def load(

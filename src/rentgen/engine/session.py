@@ -20,6 +20,11 @@ from rentgen.records import EngineName, Float32, Precision, UInt8
 
 MAX_STREAMS = 64
 
+MAIN = "main"
+EXACT = "distance"
+"""The output that is computed in f32 whatever the precision of the others."""
+UNREADABLE = "The model's graph cannot be read by OpenVINO: expected ONNX with one uint8 input."
+
 _FIRST_USE = threading.Lock()
 
 
@@ -86,7 +91,14 @@ class Session:
         self._own = threading.local()
         if self.engine is EngineName.OPENVINO:
             self.precision = best_precision(Precision(precision))
-            self._compiled, self.size, self._names = _compile(model, self.precision, batch_size, self.streams)
+            graph, self.size, self._names = _read(model, batch_size)
+            # A distance whitens small differences of features: in bf16 it would be of rounding.
+            exact = self.precision is Precision.BF16 and EXACT in self._names
+            self._graphs = {MAIN: _compile(_without(graph, [EXACT]) if exact else graph, self.precision, self.streams)}
+            if exact:
+                rest = [name for name in self._names if name != EXACT]
+                whole, _, _ = _read(model, batch_size)
+                self._graphs[EXACT] = _compile(_without(whole, rest), Precision.F32, self.streams)
             # OpenVINO's Python layer fills tables on first use, under locks that two threads can turn into a deadlock
             # with the interpreter's own (seen in 2026.4: Tensor.data). So the first use of all is made alone, here.
             with _FIRST_USE:
@@ -135,11 +147,18 @@ class Session:
             return dict(zip(names, self._runtime.run(list(names), {"image": images}), strict=True))
         if count < self.batch_size:
             images = np.concatenate([images, np.zeros((self.batch_size - count, *self.size), np.uint8)])
-        request = getattr(self._own, "request", None)
-        if request is None:
-            request = self._own.request = self._compiled.create_infer_request()
-        request.infer({"image": images})
-        return {name: request.get_tensor(name).data[:count].copy() for name in names}
+        answers: dict[str, Float32] = {}
+        for place, graph in self._graphs.items():
+            wanted = [name for name in names if place == (name if name in self._graphs else MAIN)]
+            if not wanted:
+                continue
+            request = getattr(self._own, place, None)
+            if request is None:
+                request = graph.create_infer_request()
+                setattr(self._own, place, request)
+            request.infer({"image": images})
+            answers |= {name: request.get_tensor(name).data[:count].copy() for name in wanted}
+        return answers
 
 
 def _find_size(inputs: Sequence[tuple[str, str, Sequence[object]]]) -> tuple[int, int]:
@@ -157,13 +176,10 @@ def _find_size(inputs: Sequence[tuple[str, str, Sequence[object]]]) -> tuple[int
     )
 
 
-def _compile(
-    model: bytes, precision: Precision, batch_size: int, streams: int
-) -> tuple[Any, tuple[int, int], list[str]]:
-    """Return the compiled graph, height and width of its input, and the names of its outputs."""
-    core = openvino.Core()
+def _read(model: bytes, batch_size: int) -> tuple[Any, tuple[int, int], list[str]]:
+    """Return the graph for a batch size, height and width of its input, and the names of its outputs."""
     try:
-        graph = core.read_model(model=model)
+        graph = openvino.Core().read_model(model=model)
         size = _find_size(
             [
                 (
@@ -177,7 +193,22 @@ def _compile(
         # Before compiling: what is optimised away leaves its names to what stays, and any of them may be told.
         names = [output.get_any_name() for output in graph.outputs]
         graph.reshape({"image": [batch_size, *size]})
-        compiled = core.compile_model(
+        return graph, size, names
+    except RuntimeError as error:
+        raise BundleError(UNREADABLE) from error
+
+
+def _without(graph: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
+    """Return the graph after taking some outputs off it, and with them what only they need."""
+    for result in list(graph.get_results()):
+        if set(names) & result.output(0).get_names():
+            graph.remove_result(result)
+    return graph
+
+
+def _compile(graph: Any, precision: Precision, streams: int) -> Any:  # noqa: ANN401
+    try:
+        return openvino.Core().compile_model(
             graph,
             "CPU",
             {
@@ -186,11 +217,8 @@ def _compile(
                 "NUM_STREAMS": streams,
             },
         )
-        return compiled, size, names
     except RuntimeError as error:
-        raise BundleError(
-            "The model's graph cannot be read by OpenVINO: expected ONNX with one uint8 input."
-        ) from error
+        raise BundleError(UNREADABLE) from error
 
 
 def _open_runtime(model: bytes, streams: int) -> Any:  # noqa: ANN401
