@@ -24,7 +24,7 @@ from rentgen import bundle as bundles
 from rentgen.data.audit import examine
 from rentgen.data.listing import find_films, list_images
 from rentgen.engine.predictor import Predictor
-from rentgen.errors import SettingError
+from rentgen.errors import BundleError, SettingError
 from rentgen.evaluate.judge import judge, select_part
 from rentgen.images.prepare import to_uint8
 from rentgen.images.read import read
@@ -50,7 +50,7 @@ def main() -> None:
     for precision in (Precision.F32, Precision.BF16):
         try:
             predictor = Predictor.load(NAME, precision=precision)
-        except SettingError as error:
+        except (BundleError, SettingError) as error:
             print(f"{precision}: {error}")
             continue
         print_figures(predictor, held)
@@ -80,7 +80,7 @@ def print_latency(exact: Predictor) -> None:
     for precision in (Precision.F32, Precision.BF16):
         try:
             session = Predictor.load(NAME, precision=precision, streams=1).session
-        except SettingError as error:
+        except (BundleError, SettingError) as error:
             print(f"latency {precision}: {error}")
             continue
         times = []

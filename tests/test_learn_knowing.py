@@ -89,7 +89,7 @@ def test_noise_is_far_and_a_film_turned_on_its_head_is_farther_than_it_was(tuned
     plain = predictor.predict_film(film)
     grain = np.random.default_rng(0).integers(0, 256, (300, 300)).astype(np.uint8)
     noise = predictor.predict_film(Radiograph(grain, "", "png", 8))
-    turned = predictor.predict_film(replace(film, pixels=np.ascontiguousarray(film.pixels[::-1])))
+    turned = predictor.predict_film(replace(film, pixels=film.pixels[::-1].copy()))
     assert plain.distance is not None
     assert noise.distance is not None
     assert turned.distance is not None
