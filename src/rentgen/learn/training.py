@@ -73,7 +73,9 @@ except ImportError as error:
 
 GRAPH_TOLERANCE = 1e-4
 """How far the exported graph may stand from torch, relative to the largest output (or 1)."""
-HALVED_TOLERANCE = 3e-2
+MAP_TOLERANCE = 2e-2
+"""The same for activation maps: a hidden unit next to zero may count in the one and not in the other."""
+HALVED_TOLERANCE = 5e-2
 """The same, after its weights were stored in half precision: each may move by one part in 2,048."""
 
 INTENDED_USE = (
@@ -419,10 +421,11 @@ def _compare(
         known = ~np.isnan(values)
         scale = max(1.0, float(np.abs(values[known]).max(initial=0)))
         difference = float(np.abs(answers[output] - values)[known].max(initial=0)) / scale
-        if not difference <= tolerance:
+        allowed = max(tolerance, MAP_TOLERANCE) if output == "activation_maps" else tolerance
+        if not difference <= allowed:
             raise RentgenError(
                 f"The exported graph of {name} differs from {other} in {output} by {difference:.2g}; allowed is "
-                f"{tolerance:g}."
+                f"{allowed:g}."
             )
 
 
