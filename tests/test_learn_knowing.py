@@ -110,7 +110,7 @@ def test_scope_and_sets_decide_the_status(tuned: Training) -> None:
     unlike = replace(wide, conformal=replace(bundle.card.conformal, threshold=1.1))
     told = Predictor(replace(bundle, card=unlike)).predict_film(film)
     assert told.status is Status.ABSTAIN
-    assert "like none of the classes" in told.reasons[0]
+    assert "no class is probable enough" in told.reasons[0]
     hand = replace(film, body_part_examined="HAND")
     told = Predictor(replace(bundle, card=wide)).predict_film(hand)
     assert told.status is Status.OUT_OF_SCOPE

@@ -223,7 +223,7 @@ def _doubt(members: tuple[str, ...], conformal: Conformal) -> str:
     """Return why a prediction set that does not hold exactly one class is no answer."""
     if members:
         return f"the model does not know: at {conformal.coverage:.0%} coverage it may be {' or '.join(members)}"
-    return f"the model does not know: at {conformal.coverage:.0%} coverage it is like none of the classes"
+    return f"the model does not know: at {conformal.coverage:.0%} coverage no class is probable enough"
 
 
 def softmax(logits: Float32 | Float64) -> Float64:
