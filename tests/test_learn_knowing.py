@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 
 from rentgen import bundle as bundles
 from rentgen.cli import main
-from rentgen.engine.predictor import Predictor, softmax
-from rentgen.errors import DataError
+from rentgen.engine.predictor import Predictor, measure_replay, replay, softmax
+from rentgen.engine.session import Session
+from rentgen.errors import BundleError, DataError
 from rentgen.images.read import read
 from rentgen.learn.domain import LEAST_FILMS, fit_group
 from rentgen.learn.recipe import Recipe, load
@@ -116,6 +118,23 @@ def test_scope_and_sets_decide_the_status(tuned: Training) -> None:
     assert told.status is Status.OUT_OF_SCOPE
     assert "HAND" in told.reasons[0]
     assert told.label in bundle.card.classes
+
+
+def test_bf16_is_admitted_by_its_answers_and_held_to_what_was_measured(tuned: Training) -> None:
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bf16, and asking for it is refused (test_engine_session)")
+    bundle = replace(tuned.bundle, card=replace(tuned.bundle.card, tolerances={}))
+    session = Session(bundle.model, precision=Precision.BF16)
+    measured = measure_replay(bundle, session)
+    assert measured["distance"] < 2e-3  # computed in f32 all the same
+    tight = {name: value / 2 for name, value in measured.items() if value > 0}
+    with pytest.raises(BundleError, match=r"The golden vectors do not replay: .* in bf16"):
+        replay(replace(bundle, card=replace(bundle.card, tolerances={"bf16": tight})), session)
+    refused = replace(bundle, card=replace(bundle.card, tolerances={"bf16": dict.fromkeys(measured, 0.0)}))
+    assert Predictor(refused).session.precision is Precision.F32
+    wide = {name: 2 * value + 1e-3 for name, value in measured.items()}
+    admitted = replace(bundle, card=replace(bundle.card, tolerances={"bf16": wide}))
+    assert Predictor(admitted).session.precision is Precision.BF16
 
 
 def test_too_few_films_to_calibrate_on_are_named(films: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -880,6 +880,9 @@ class Card:
         heat_maps: what its heat maps are worth: `evaluate.explain`'s plain values, or empty.
         known_failures: in words.
         parent: id of the bundle it was calibrated from; None for one that was trained.
+        tolerances: precision to output to how far it may stand from the golden one, relative to its largest value (or
+            1): measured where the bundle was made, and only where answers stay what they are. What is not named has the
+            engine's own.
     """
 
     name: str
@@ -908,6 +911,7 @@ class Card:
     heat_maps: Mapping[str, Any] = field(default_factory=dict)
     known_failures: tuple[str, ...] = ()
     parent: str | None = None
+    tolerances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -938,6 +942,7 @@ class Card:
             "heat_maps": dict(self.heat_maps),
             "known_failures": list(self.known_failures),
             "parent": self.parent,
+            "tolerances": {precision: dict(limits) for precision, limits in self.tolerances.items()},
         }
 
     @classmethod

@@ -10,8 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from rentgen.engine.predictor import Predictor
-from rentgen.errors import DataError
+from rentgen.bundle import Bundle
+from rentgen.engine.predictor import Predictor, measure_replay
+from rentgen.engine.session import TOLERANCE, Session
+from rentgen.errors import DataError, SettingError
+from rentgen.evaluate.metrics import auroc
 from rentgen.evaluate.weighted import log_losses
 from rentgen.images.corrupt import stress
 from rentgen.learn.calibrate import (
@@ -27,9 +30,16 @@ from rentgen.learn.calibrate import (
 )
 from rentgen.learn.members import FittedFilms
 from rentgen.learn.recipe import AnswerSettings
-from rentgen.records import Calibration, Card, Conformal, Domain, Float64, Int64
+from rentgen.records import Calibration, Card, Conformal, Domain, Float64, Int64, Precision
 
 FOLDS = 5
+BATCH = 8
+AUROC_MOVE = 0.002
+"""How far bf16 may move the AUROC of a class."""
+SAME_CLASS = 0.99
+"""Share of the films that bf16 must name as f32 does."""
+MARGIN = 1.5
+"""A tolerance is what was measured times this: another processor rounds in another order."""
 
 
 def know(predictor: Predictor, validation: FittedFilms, settings: AnswerSettings) -> Card:
@@ -79,6 +89,37 @@ def measure_sets(predictor: Predictor, test: FittedFilms) -> Conformal | None:
     probabilities = predictor.probabilities(predictor.run(test.images)["logits"])
     found = measure_coverage(probabilities, test.labels, conformal.threshold, test.patients, np.random.default_rng(0))
     return replace(conformal, measured=found["measured"], single=found["single"])
+
+
+def admit_bf16(draft: Bundle, validation: FittedFilms) -> dict[str, dict[str, float]]:
+    """Return the tolerances of bf16, where this processor has it and the answers stay what they are in f32.
+
+    A network can move far inside and answer the same: it is the answers that decide, on the validation part. Elsewhere
+    the engine's own tolerance holds, and `auto` takes f32 where that is not kept.
+
+    Args:
+        draft: with its calibration.
+        validation: films that neither trained nor test.
+    """
+    try:
+        rounded = Session(draft.model, precision=Precision.BF16, batch_size=BATCH)
+    except SettingError:
+        return {}
+    exact = Predictor(draft, precision=Precision.F32, batch_size=BATCH)
+    smooth_px = draft.card.preprocessing.smooth_px
+    images = validation.smoothed(smooth_px).images
+    sure, told = (
+        exact.probabilities(session.run(images, ("logits",))["logits"]) for session in (exact.session, rounded)
+    )
+    moves = [
+        abs(auroc(sure, validation.labels, label) - auroc(told, validation.labels, label))
+        for label in range(len(draft.card.classes))
+    ]
+    same = float((sure.argmax(1) == told.argmax(1)).mean())
+    if not (max(moves) <= AUROC_MOVE and same >= SAME_CLASS):
+        return {}
+    least = TOLERANCE[Precision.BF16]
+    return {"bf16": {name: max(least, MARGIN * value) for name, value in measure_replay(draft, rounded).items()}}
 
 
 def _calibrate(

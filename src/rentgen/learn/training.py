@@ -44,7 +44,7 @@ from rentgen.learn.features import (
 )
 from rentgen.learn.finetune import RateSearch, find_rate
 from rentgen.learn.head import Features, Head, train_head
-from rentgen.learn.knowing import know, measure_sets
+from rentgen.learn.knowing import admit_bf16, know, measure_sets
 from rentgen.learn.members import FittedFilms, Member, plan_member, read_part, train_members
 from rentgen.learn.recipe import Recipe
 from rentgen.learn.trust import Trust, probe
@@ -162,8 +162,11 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
             members, history = train_members(recipe, members[0], parts, plan.cache, progress)
         model, golden = _graph(recipe, backbone, members, parts, progress)
         draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
-        draft = replace(draft, card=know(Predictor(draft), parts[Split.VALIDATION], recipe.answer))
-        conformal = measure_sets(Predictor(draft), parts[Split.TEST])
+        draft = replace(
+            draft, card=know(Predictor(draft, precision=Precision.F32), parts[Split.VALIDATION], recipe.answer)
+        )
+        draft = replace(draft, card=replace(draft.card, tolerances=admit_bf16(draft, parts[Split.VALIDATION])))
+        conformal = measure_sets(Predictor(draft, precision=Precision.F32), parts[Split.TEST])
         draft = replace(draft, card=replace(draft.card, conformal=conformal))
     return _judge_and_write(draft, plan.out, shared, progress)
 
@@ -463,7 +466,9 @@ def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progre
     # Patients of a test set of its own are known by its own means.
     test_part = replace(select(listing, Split.TEST), patient_source=shared.test_source)
     gallery = 0 if len(test_part) else GALLERY
-    chooser = judge(Predictor(draft), select(listing, Split.VALIDATION), gallery=gallery, progress=progress)
+    chooser = judge(
+        Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), gallery=gallery, progress=progress
+    )
     numbers = {label: number for number, label in enumerate(draft.card.classes)}
     pairs = [
         (record, prediction)
@@ -479,13 +484,17 @@ def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progre
         positive=draft.card.positive,
     )
     draft = replace(draft, card=replace(draft.card, operating_points=points))
-    test = judge(Predictor(draft), test_part, progress=progress) if len(test_part) else None
+    test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress) if len(test_part) else None
     card = replace(
         draft.card,
         validation=chooser.evaluation.to_dict(),
         test=None if test is None else test.evaluation.to_dict(),
     )
-    trust = probe(Predictor(draft), test_part if len(test_part) else select(listing, Split.VALIDATION), progress)
+    trust = probe(
+        Predictor(draft, precision=Precision.F32),
+        test_part if len(test_part) else select(listing, Split.VALIDATION),
+        progress,
+    )
     card = replace(
         card,
         robustness=trust.robustness.to_dict(),
