@@ -262,7 +262,8 @@ def replay(bundle: Bundle, session: Session) -> dict[str, float]:
     own = bundle.card.tolerances.get(str(session.precision), {})
     allowed = {name: own.get(name, TOLERANCE[session.precision]) for name in differences}
     # Not a number is worse than any.
-    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf) / allowed[name])
+    excess = {name: np.nan_to_num(value, nan=np.inf) - allowed[name] for name, value in differences.items()}
+    worst = max(excess, key=lambda name: excess[name])
     if not differences[worst] <= allowed[worst]:
         raise BundleError(
             f"The golden vectors do not replay: {worst} differs by {differences[worst]:.2g} of its range, allowed is "
