@@ -27,9 +27,9 @@ from rentgen.evaluate.compare import (
     judge_point,
     mcnemar_p,
     score_map,
-    spearman,
     wilson_low,
 )
+from rentgen.evaluate.ranks import spearman
 from rentgen.evaluate.weighted import Bool
 from rentgen.records import Calibration, Float64, Interval, Listing, OperatingPoint, Split
 

@@ -15,10 +15,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from rentgen.data.listing import list_images
+from rentgen.data.split import patient_folds
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import DataError
 from rentgen.evaluate.films import Films, choose, grey_numbers, load_films
-from rentgen.evaluate.shortcuts import Shortcuts, fit_blind, fold_patients, macro_auroc, rank, shortcut_report
+from rentgen.evaluate.shortcuts import Shortcuts, fit_blind, macro_auroc, rank, shortcut_report
 
 N = 80
 LABELS = np.arange(N) % 2
@@ -118,7 +119,7 @@ def test_plain_values_are_strict_json_without_pictures() -> None:
 
 def test_the_small_model_never_scores_a_patient_it_knows() -> None:
     rng = np.random.default_rng(0)
-    folds = fold_patients(PATIENTS, LABELS, rng)
+    folds = patient_folds(LABELS, PATIENTS, 5, rng)
     for patient in set(PATIENTS):
         assert len({fold for fold, one in zip(folds, PATIENTS, strict=True) if one == patient}) == 1
     # Each patient has a number of his own: learned by heart, it would tell his class.
@@ -134,7 +135,7 @@ def test_the_small_model_sees_what_lies_between_and_in_products() -> None:
     numbers = rng.normal(size=(300, 2))
     labels = ((numbers[:, 0] * numbers[:, 1]) > 0).astype(np.int64)
     patients = tuple(map(str, range(300)))
-    scores = fit_blind(numbers, labels, fold_patients(patients, labels, rng), 2)
+    scores = fit_blind(numbers, labels, patient_folds(labels, patients, 5, rng), 2)
     assert roc_auc_score(labels, scores[:, 1]) > 0.95
 
 

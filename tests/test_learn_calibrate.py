@@ -27,28 +27,16 @@ from sklearn.linear_model import LogisticRegression
 from rentgen import bundle as bundles
 from rentgen.bundle import Bundle
 from rentgen.data.listing import list_images
+from rentgen.data.split import patient_folds
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import DataError, LeakError, SettingError
 from rentgen.evaluate.judge import judge
+from rentgen.evaluate.prevalence import adapt_prior, balance_weights, estimate_prior, parse_prevalence
+from rentgen.evaluate.reliability import recalibration, reliability_figures
+from rentgen.evaluate.sets import conformal_threshold, films_needed, measure_coverage, prediction_sets
 from rentgen.images.phantom import write_set
-from rentgen.learn.calibrate import (
-    Method,
-    Scaling,
-    adapt_prior,
-    balance_weights,
-    calibrate,
-    conformal_threshold,
-    estimate_prior,
-    films_needed,
-    fit_temperature,
-    fit_vector,
-    measure_coverage,
-    parse_prevalence,
-    patient_folds,
-    prediction_sets,
-    recalibration,
-    reliability_figures,
-)
+from rentgen.learn.calibrate import calibrate
+from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
 from rentgen.records import Card, Float64, Int64, Listing, PatientSource, Split
 
 

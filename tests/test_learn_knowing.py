@@ -12,6 +12,7 @@ from rentgen.cli import main
 from rentgen.engine.predictor import Predictor, measure_replay, replay, softmax
 from rentgen.engine.session import Session
 from rentgen.errors import BundleError, DataError
+from rentgen.images.phantom import write_set
 from rentgen.images.read import read
 from rentgen.learn.domain import LEAST_FILMS, fit_group
 from rentgen.learn.recipe import Recipe, load
@@ -186,6 +187,37 @@ def test_the_commands_of_a_site(
     code, said = call("models")
     assert code == 0
     assert "pneumonia" in said
+
+
+def test_the_prevalence_of_films_without_labels_is_estimated(
+    tuned: Training, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, site = tmp_path / "tuned.rentgen", tmp_path / "site"
+    wide = replace(tuned.bundle.card, domain=Domain(1e9, 0.95, 10))
+    bundles.write(bundle, replace(tuned.bundle, card=wide))
+    write_set(site, films=12, rng=np.random.default_rng(77))
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "one.png").write_bytes(next(site.glob("*/*.png")).read_bytes())
+
+    def call(*arguments: object) -> tuple[int, str]:
+        out = tmp_path / "ours.rentgen"
+        monkeypatch.setattr(
+            "sys.argv", ["rentgen", "calibrate", str(bundle), str(site), "--out", str(out), *map(str, arguments)]
+        )
+        with pytest.raises(SystemExit) as stop:
+            main()
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join((told.out + told.err).split())
+
+    code, said = call("--like", films / "normal", "--coverage", 0.8, "--resamples", 0)
+    assert code == 0, said
+    assert "Prevalence, estimated: consolidation" in said
+    code, said = call("--like", films, "--prevalence", "normal=0.5")
+    assert code == 1
+    assert "Expected --prevalence or --like, but got both" in said
+    code, said = call("--like", tmp_path / "none", "--coverage", 0.8)
+    assert code == 1
+    assert "Expected at least 10 films without labels to estimate the prevalence from, but got" in said
 
 
 def test_find_lr_draws_and_trains_nothing(

@@ -24,10 +24,10 @@ from rentgen.cli.options import (
     app,
     cache_folder,
     command_line,
+    films_in,
     now,
     open_predictor,
 )
-from rentgen.errors import DataError
 from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
 from rentgen.terminal import (
     card_table,
@@ -356,7 +356,7 @@ def predict(
     A file that cannot be read is reported and the others go on; the exit code is then 1.
     """
     predictor = open_predictor(bundle, engine, precision, batch_size)
-    sources = _films(paths)
+    sources = films_in(paths)
     failed = total = 0
     with open_text(json_file) as stream, progress_bars(to_stderr=True) as progress:
         if json_file is None:
@@ -416,15 +416,6 @@ def recipe(
     from rentgen.learn import recipe as recipes
 
     out.print(recipes.text(name), markup=False, highlight=False, soft_wrap=True, end="")
-
-
-def _films(paths: list[Path]) -> list[Path]:
-    from rentgen.data.listing import find_films
-
-    films = [film for path in paths for film in (find_films(path) if path.is_dir() else (path,))]
-    if not films:
-        raise DataError(f"{', '.join(map(str, paths))}: no films. Expected PNG, JPEG, TIFF or DICOM files.")
-    return films
 
 
 def _write_overlay(prediction: Prediction, folder: Path, number: int) -> None:

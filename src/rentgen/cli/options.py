@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import platformdirs
 import typer
 
+from rentgen.errors import DataError
 from rentgen.records import DISCLAIMER, EngineName, Precision
 
 if TYPE_CHECKING:
@@ -67,6 +68,20 @@ def open_predictor(bundle: Path, engine: EngineName, precision: Precision, batch
     from rentgen.engine.predictor import Predictor
 
     return Predictor.load(bundle, engine=engine, precision=precision, batch_size=batch_size)
+
+
+def films_in(paths: list[Path]) -> list[Path]:
+    """Return films, and those in folders, in order.
+
+    Raises:
+        DataError: there is none.
+    """
+    from rentgen.data.listing import find_films
+
+    films = [film for path in paths for film in (find_films(path) if path.is_dir() else (path,))]
+    if not films:
+        raise DataError(f"{', '.join(map(str, paths))}: no films. Expected PNG, JPEG, TIFF or DICOM files.")
+    return films
 
 
 def command_line() -> str:

@@ -20,6 +20,7 @@ from rentgen.cli.options import (
     ResamplesOption,
     app,
     command_line,
+    films_in,
     open_predictor,
 )
 from rentgen.errors import SettingError
@@ -66,6 +67,12 @@ def calibrate(
         list[str] | None,
         typer.Option(metavar="CLASS=P", help="Share of a class where the model will work. May be given several times."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Films without labels, as they come: their prevalence is estimated (EM) and used."
+        ),
+    ] = None,
     json_file: JsonOption = None,
     resamples: ResamplesOption = 1000,
     seed: Annotated[int, typer.Option(help="Of the folds and the bootstrap.", min=0)] = 0,
@@ -78,11 +85,19 @@ def calibrate(
     from rentgen import bundle as bundles
     from rentgen.data.listing import list_images
     from rentgen.learn.calibrate import calibrate as run
+    from rentgen.learn.calibrate import estimate_prevalence
 
     bundles.check_place(destination)
+    if prevalence and like:
+        raise SettingError("Expected --prevalence or --like, but got both. Say the prevalence, or let it be estimated.")
     shares = _shares(prevalence)
     listing = list_images(data, patient_pattern=patient_pattern)
     with progress_bars(to_stderr=json_file == "-") as progress:
+        if like is not None:
+            films = films_in([like])
+            shares = estimate_prevalence(
+                bundles.read(bundle), listing, films, method=method, seed=seed, progress=progress
+            )
         result, summary = run(
             bundles.read(bundle),
             listing,
@@ -102,6 +117,9 @@ def calibrate(
         for name in summary["before"]:
             table.add_row(name, *(str(Interval.from_dict(summary[when][name])) for when in ("before", "after")))
         out.print(table)
+        if like is not None and shares is not None:
+            told = ", ".join(f"{escape(label)} {share:.3f}" for label, share in shares.items())
+            out.print(f"Prevalence, estimated: {told}", highlight=False)
         if summary["left_out"]:
             told = ", ".join(f"{count} {status}" for status, count in summary["left_out"].items())
             err.print(f"Left out: {told}", style="yellow")

@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from rentgen.errors import DataError, LeakError, SettingError
-from rentgen.records import Audit, DuplicatePair, ImageRecord, Leak, Listing, PatientSource, Split, SplitCertificate
+from rentgen.records import (
+    Audit,
+    DuplicatePair,
+    ImageRecord,
+    Int64,
+    Leak,
+    Listing,
+    PatientSource,
+    Split,
+    SplitCertificate,
+)
 
 
 def split(listing: Listing, *, validation: float = 0.15, test: float = 0.15, rng: np.random.Generator) -> Listing:
@@ -66,6 +76,21 @@ def split(listing: Listing, *, validation: float = 0.15, test: float = 0.15, rng
     check_split(divided)
     _require_classes(divided)
     return divided
+
+
+def patient_folds(labels: Int64, patients: Sequence[str], folds: int, rng: np.random.Generator) -> Int64:
+    """Return the fold (n,) of each film: films of one patient together, each class in its proportion."""
+    films: dict[str, Counter[int]] = defaultdict(Counter)
+    for label, patient in zip(labels.tolist(), patients, strict=True):
+        films[patient][label] += 1
+    totals = Counter(labels.tolist())
+    strata: dict[int, list[str]] = defaultdict(list)
+    for patient in sorted(films):
+        # By the rarest class, so that a patient with several counts where it is missed most.
+        strata[min(films[patient], key=lambda label: (totals[label], label))].append(patient)
+    dealt = [strata[label][index] for label in sorted(strata) for index in rng.permutation(len(strata[label]))]
+    fold_of = {patient: place % folds for place, patient in enumerate(dealt)}
+    return np.array([fold_of[patient] for patient in patients], np.int64)
 
 
 def keep_together(listing: Listing, pairs: Iterable[DuplicatePair]) -> Listing:

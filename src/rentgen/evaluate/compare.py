@@ -26,6 +26,7 @@ from rentgen.errors import DataError
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
 from rentgen.evaluate.judge import Judgement, judge
 from rentgen.evaluate.metrics import operating_rates, operating_table, place_intervals
+from rentgen.evaluate.ranks import rank, spearman
 from rentgen.evaluate.weighted import Bool, Ranking, weighted_auroc
 from rentgen.records import (
     Card,
@@ -296,16 +297,6 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return float(min(1.0, 2 * tail / (1 << total)))
 
 
-def spearman(first: Float64, second: Float64) -> float:
-    """Return the rank correlation of two scores (n,), ties at their mean rank; nan where one of them is constant."""
-    ranks = [_ranks(scores) for scores in (first, second)]
-    spread = [float(values.std()) for values in ranks]
-    if not all(spread):
-        return math.nan
-    centred = [values - values.mean() for values in ranks]
-    return float((centred[0] * centred[1]).mean() / (spread[0] * spread[1]))
-
-
 def score_map(old: Float64, new: Float64, levels: int = LEVELS) -> Curve:
     """Return the table from old scores (x) to new scores (y) of the same percentile; both rise.
 
@@ -338,9 +329,9 @@ def delong_p(first: Float64, second: Float64, positive: Bool) -> float:
         return math.nan
     areas, of_positives, of_negatives = [], [], []
     for scores in (first, second):
-        together = _ranks(scores)
-        of_positives.append((together[positive] - _ranks(scores[positive])) / n)
-        of_negatives.append(1 - (together[~positive] - _ranks(scores[~positive])) / m)
+        together = rank(scores)
+        of_positives.append((together[positive] - rank(scores[positive])) / n)
+        of_negatives.append(1 - (together[~positive] - rank(scores[~positive])) / m)
         areas.append(float(of_positives[-1].mean()))
     # The variance of a difference is that of the differences.
     variance = float(
@@ -484,11 +475,3 @@ def judge_point(
         if came[name].value < held[name].low
     )
     return PointChange(promised, old, new, Verdict.LEAVES if fallen else Verdict.HOLDS, fallen)
-
-
-def _ranks(scores: Float64) -> Float64:
-    """Return ranks (n,) from 1, ties at their mean."""
-    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    result: Float64 = (ends - (counts - 1) / 2)[group]
-    return result

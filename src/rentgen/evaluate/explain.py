@@ -19,6 +19,7 @@ from rentgen.engine.predictor import Predictor
 from rentgen.engine.session import Session
 from rentgen.evaluate.films import Films
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
+from rentgen.evaluate.ranks import spearman
 from rentgen.evaluate.shortcuts import upsample
 from rentgen.images.hide import blurred
 from rentgen.images.prepare import smooth
@@ -260,22 +261,9 @@ def _means(table: Float64, patients: tuple[str, ...], rng: np.random.Generator, 
 def _compare(
     before: Float32, after: Float32, patients: tuple[str, ...], rng: np.random.Generator, resamples: int
 ) -> dict[str, Interval]:
-    table = np.array([[spearman(a, b), similarity(a, b)] for a, b in zip(before, after, strict=True)])
+    # A map beside a flat one repeats nothing.
+    table = np.array([[np.nan_to_num(spearman(a, b)), similarity(a, b)] for a, b in zip(before, after, strict=True)])
     return dict(zip(("spearman", "ssim"), _means(table, patients, rng, resamples), strict=True))
-
-
-def spearman(first: Float32, second: Float32) -> float:
-    """Return the rank correlation of two maps, ties at their mean rank; 0 where one is flat: it repeats nothing."""
-    ranks = [_ranks(one.ravel()) for one in (first, second)]
-    centred = [one - one.mean() for one in ranks]
-    norm = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
-    return float(centred[0] @ centred[1]) / norm if norm > 0 else 0.0
-
-
-def _ranks(values: Float32) -> Float64:
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[group.ravel()]
 
 
 def similarity(first: Float32, second: Float32) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rentgen.data.split import patient_folds
 from rentgen.engine.predictor import Predictor
 from rentgen.evaluate.films import Films, grey_numbers
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
@@ -250,7 +251,7 @@ def macro_auroc(rankings: tuple[Ranking, ...], weights: Float64) -> Float64:
 def _blind(films: Films, classes: int, rng: np.random.Generator) -> dict[str, Float64]:
     """Return scores of small models that never see a film, each patient scored by one that did not know him."""
     grey = grey_numbers(films.fitted)
-    folds = fold_patients(films.patients, films.labels, rng)
+    folds = patient_folds(films.labels, films.patients, FOLDS, rng)
     scores = {"grey levels": fit_blind(grey, films.labels, folds, classes)}
     if films.native:
         sizes = np.log(np.maximum(np.column_stack(list(films.native.values())), 1))
@@ -259,15 +260,6 @@ def _blind(films: Films, classes: int, rng: np.random.Generator) -> dict[str, Fl
             sizes = np.column_stack((sizes, wide - tall))
         scores["size and grey levels"] = fit_blind(np.column_stack((grey, sizes)), films.labels, folds, classes)
     return scores
-
-
-def fold_patients(patients: tuple[str, ...], labels: Int64, rng: np.random.Generator, folds: int = FOLDS) -> Int64:
-    """Return the fold (n,) of each film: whole patients, the classes dealt out evenly."""
-    first = {patient: int(label) for patient, label in zip(reversed(patients), labels[::-1], strict=True)}
-    names = sorted(first)
-    order = [names[index] for index in rng.permutation(len(names))]
-    dealt = {name: turn % folds for turn, name in enumerate(sorted(order, key=first.__getitem__))}
-    return np.array([dealt[patient] for patient in patients], np.int64)
 
 
 def fit_blind(numbers: Float64, labels: Int64, folds: Int64, classes: int, *, ridge: float = 1.0) -> Float64:

@@ -1,39 +1,33 @@
-"""Probabilities that mean what they say: fitted to films, measured on them, and made a site's own.
+"""A site's own calibration: probabilities, operating points and doubts fitted to its films, in a new bundle.
 
-All functions but `calibrate` are pure and need NumPy alone. They take `labels` (n,), indices of the true classes, and,
-where they take `weights` (n,), count each film so often; `balance_weights` makes films of any mixture stand for a
-wished one. A calibration is `softmax(logits * scale + bias)`, as the card holds it and the predictor applies it.
-
-Sources: Guo et al., On calibration of modern neural networks, ICML 2017 (temperature and vector scaling); Cox, Two
-further applications of a model for binary regression, Biometrika 45 (1958), 562-565, and Van Calster et al.,
-Calibration: the Achilles heel of predictive analytics, BMC Medicine 17 (2019), 230 (slope and intercept); Sadinle, Lei
-and Wasserman, Least ambiguous set-valued classifiers with bounded error levels, JASA 114 (2019), 223-234 (prediction
-sets); Saerens, Latinne and Decaestecker, Adjusting the outputs of a classifier to new a priori probabilities, Neural
-Computation 14 (2002), 21-41 (prevalence).
+The arithmetic is elsewhere: `learn.scaling` (temperature and vector scaling), `evaluate.reliability` (how far
+probabilities mean what they say), `evaluate.sets` (prediction sets) and `evaluate.prevalence`.
 """
 
 from __future__ import annotations
 
 import datetime
-import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rentgen.bundle import Bundle
-from rentgen.data.split import certify, find_leak
-from rentgen.engine.predictor import Predictor, softmax
+from rentgen.data.split import certify, find_leak, patient_folds
+from rentgen.engine.predictor import Predictor
 from rentgen.errors import DataError, LeakError, SettingError
-from rentgen.evaluate.intervals import RESAMPLES, bootstrap
+from rentgen.evaluate.intervals import RESAMPLES
 from rentgen.evaluate.judge import judge
 from rentgen.evaluate.measure import evaluate
-from rentgen.evaluate.metrics import check_predictions, choose_operating_points
-from rentgen.evaluate.weighted import Bool, Cases, divide, log_losses, measure
+from rentgen.evaluate.metrics import choose_operating_points
+from rentgen.evaluate.prevalence import balance_weights, estimate_prior, parse_prevalence
+from rentgen.evaluate.reliability import reliability_figures
+from rentgen.evaluate.sets import COVERAGE, conformal_threshold, films_needed, measure_coverage
+from rentgen.evaluate.weighted import log_losses
+from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
 from rentgen.records import (
     Audit,
     Calibration,
@@ -51,427 +45,9 @@ from rentgen.records import (
     Status,
 )
 
-RIDGE = 1.0
-"""Weight of the pull towards doing little, in films: it fades as films come in."""
-SCALES = (1e-3, 1e3)
-"""Bounds of a scale; reached where the films are told apart without a mistake and there is no ridge."""
-COVERAGE = 0.95
 FOLDS = 5
 MIN_FILMS = 10
 """Of each class, to calibrate on."""
-CERTAIN = 1e-12
-"""Distance from 0 and 1 beyond which a probability has no logit of its own."""
-STEPS = 200
-FIGURES = ("ece", "brier", "loss", "slope", "intercept")
-
-
-class Method(StrEnum):
-    """How logits become probabilities."""
-
-    AUTO = "auto"
-    """Of the three below, the one with the lowest log loss on films that did not fit it."""
-    NONE = "none"
-    """As the bundle has it."""
-    TEMPERATURE = "temperature"
-    """One scale for all classes: no film changes its class."""
-    VECTOR = "vector"
-    """A scale and a bias for each class."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scaling:
-    """From logits to probabilities: `softmax(logits * scale + bias)`.
-
-    Attributes:
-        method: how it was found.
-        scale: (k,), positive.
-        bias: (k,).
-    """
-
-    method: Method
-    scale: Float64
-    bias: Float64
-
-    def probabilities(self, logits: npt.ArrayLike) -> Float64:
-        """Return (n, k) for logits (n, k)."""
-        return softmax(np.asarray(logits, np.float64) * self.scale + self.bias)
-
-
-def fit_temperature(
-    logits: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    *,
-    prior: npt.ArrayLike | None = None,
-    ridge: float = RIDGE,
-) -> Scaling:
-    """Return the one scale (1 / temperature) that makes the log loss least.
-
-    Args:
-        logits: (n, k).
-        labels: (n,).
-        weights: (n,) how often each film counts; once by default.
-        prior: (k,) the class balance that the films shall stand for; their own by default.
-        ridge: `ridge / 2 * (scale - 1)**2` is added to the summed loss, so that a few films that are all told apart do
-            not make the model boundlessly sure.
-
-    Raises:
-        DataError: there is no film, or none of a class of the prior.
-        SettingError: the prior or the ridge is not allowed.
-        ValueError: shapes or values that cannot be right.
-
-    Example:
-        >>> sure = np.array([[4.0, 0.0]] * 100)
-        >>> half_right = fit_temperature(sure, [0] * 75 + [1] * 25, ridge=0.0)
-        >>> half_right.probabilities(sure[:1]).round(3)
-        array([[0.75, 0.25]])
-    """
-    values, truth, counts = _check_fit(logits, labels, weights, prior, ridge)
-    count = values.shape[1]
-    spread = np.repeat((1.0, 0.0), count)[:, np.newaxis]  # (2k, 1)
-    (scale,) = _minimise(_Task(values, truth, counts, spread, np.ones(1), np.array([ridge])), *SCALES)
-    return Scaling(Method.TEMPERATURE, np.full(count, scale), np.zeros(count))
-
-
-def fit_vector(
-    logits: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    *,
-    prior: npt.ArrayLike | None = None,
-    ridge: float = RIDGE,
-) -> Scaling:
-    """Return a scale and a bias for each class that make the log loss least, held near the best temperature.
-
-    Args:
-        logits: (n, k).
-        labels: (n,).
-        weights: (n,) how often each film counts; once by default.
-        prior: (k,) the class balance that the films shall stand for; their own by default.
-        ridge: `ridge / 2 * sum((scale / temperature's scale - 1)**2 + bias**2)` is added to the summed loss.
-
-    Raises:
-        DataError: there is no film, or none of a class of the prior.
-        SettingError: the prior or the ridge is not allowed.
-        ValueError: shapes or values that cannot be right.
-    """
-    values, truth, counts = _check_fit(logits, labels, weights, prior, ridge)
-    count = values.shape[1]
-    common = fit_temperature(values, truth, counts, ridge=ridge).scale
-    task = _Task(
-        values,
-        truth,
-        counts,
-        np.eye(2 * count),
-        np.append(common, np.zeros(count)),
-        ridge * np.append(common**-2, np.ones(count)),
-    )
-    low, high = (np.repeat((bound, sign * np.inf), count) for bound, sign in zip(SCALES, (-1, 1), strict=True))
-    found = _minimise(task, low, high)
-    return Scaling(Method.VECTOR, found[:count], found[count:])
-
-
-def balance_weights(labels: npt.ArrayLike, prior: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Float64:
-    """Return weights (n,) that sum to n and under which the classes come in the proportions of a prior.
-
-    Args:
-        labels: (n,).
-        prior: (k,) positive, summing to 1.
-        weights: (n,) that the films have already.
-
-    Raises:
-        DataError: there is no film of a class.
-        SettingError: the prior is not allowed.
-
-    Example:
-        >>> balance_weights([0, 0, 0, 1], [0.5, 0.5]).round(3)
-        array([0.667, 0.667, 0.667, 2.   ])
-    """
-    shares = check_prior(prior)
-    truth = np.asarray(labels)
-    counts = np.ones(len(truth)) if weights is None else np.asarray(weights, np.float64)
-    held = np.bincount(truth, counts, len(shares))
-    if not (held > 0).all():
-        raise DataError(
-            f"Expected films of every class of the prevalence, but there is none of class number "
-            f"{int((held <= 0).argmax())}. Add films of it."
-        )
-    result: Float64 = counts * (shares / held)[truth] * len(truth)
-    return result
-
-
-def check_prior(prior: npt.ArrayLike, count: int | None = None) -> Float64:
-    """Return a class balance (k,) as float64.
-
-    Args:
-        prior: positive, summing to 1.
-        count: how many classes there must be.
-
-    Raises:
-        SettingError: it is no class balance.
-    """
-    shares = np.asarray(prior, np.float64)
-    if shares.ndim != 1 or len(shares) < 2 or (count is not None and len(shares) != count):
-        raise SettingError(f"Expected a prevalence for each of {count or 'the'} classes, but got shape {shares.shape}.")
-    if not ((shares > 0).all() and abs(shares.sum() - 1) <= 1e-6):
-        raise SettingError(f"Expected positive prevalences that sum to 1, but got {shares.tolist()}.")
-    return shares
-
-
-def reliability_figures(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    patients: Sequence[str],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    *,
-    weights: npt.ArrayLike | None = None,
-    positive: int | None = None,
-) -> dict[str, dict[str, float | None]]:
-    """Return `ece`, `brier`, `loss`, `slope` and `intercept` with 95 % intervals over patients, as plain JSON values.
-
-    The slope is that of a logistic regression of the outcome on the logit of the probability; 1 is right, less is too
-    sure. The intercept is that of the same regression with the slope held at 1 (calibration in the large); 0 is right,
-    less means that the outcome is rarer than was said. Of two classes, the outcome is the positive one; of three or
-    more, it is that the most probable class is right, as in `ece`. Both are nan (None) where all outcomes are the same,
-    and the slope where a threshold parts them without a mistake: it has no end there.
-
-    Args:
-        probabilities: (n, k).
-        labels: (n,).
-        patients: (n,) whom each film shows.
-        rng: the only source of randomness.
-        resamples: of the patients.
-        weights: (n,) how often each film counts.
-        positive: index of the class that slope and intercept speak of, of two; the last by default.
-
-    Raises:
-        DataError: there is no film.
-        ValueError: shapes or values that cannot be right.
-    """
-    scores, truth = check_predictions(probabilities, labels)
-    counts = _check_weights(weights, len(truth))
-    if len(patients) != len(truth):
-        raise ValueError(f"Expected one patient for each of {len(truth)} films, but got {len(patients)}.")
-    cases = Cases.of(scores, truth, None)
-    if scores.shape[1] == 2:
-        chosen = 1 if positive is None else positive
-        stated, hits = scores[:, chosen], truth == chosen
-    else:
-        stated, hits = scores.max(axis=1), scores.argmax(axis=1) == truth
-
-    def statistic(drawn: Float64) -> Float64:
-        under = drawn * counts
-        metrics, _ = measure(cases, under)
-        slope, intercept = recalibration(stated, hits, under)
-        return np.column_stack((metrics["ece"], metrics["brier"], metrics["loss"], slope, intercept))
-
-    found = bootstrap(statistic, patients, rng=rng, resamples=resamples)
-    return {name: interval.to_dict() for name, interval in zip(FIGURES, found, strict=True)}
-
-
-def recalibration(stated: Float64, hits: Bool, weights: Float64) -> tuple[Float64, Float64]:
-    """Return the calibration slope and, with the slope held at 1, the intercept under each row of weights.
-
-    Args:
-        stated: (n,) probability of the outcome.
-        hits: (n,) whether it came.
-        weights: (r, n), not negative.
-
-    Returns:
-        Two arrays (r,); nan where undefined, as `reliability_figures` says.
-    """
-    bounded = np.clip(stated, CERTAIN, 1 - CERTAIN)
-    logit = np.log(bounded) - np.log1p(-bounded)
-    came, missed = weights @ hits.astype(np.float64), weights @ (~hits).astype(np.float64)
-    mixed = (came > 0) & (missed > 0)
-    # A class's lowest and highest logit among the films that were drawn.
-    low = {hit: np.where((weights > 0) & (hits == hit), logit, np.inf).min(axis=1) for hit in (True, False)}
-    high = {hit: np.where((weights > 0) & (hits == hit), logit, -np.inf).max(axis=1) for hit in (True, False)}
-    overlap = mixed & (high[False] > low[True]) & (high[True] > low[False])
-    slope, intercept = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    ones = np.ones((len(logit), 1))
-    intercept[mixed] = _logistic(ones, logit, hits, weights[mixed])[:, 0]
-    # In units of its own spread, the logit's slope is of the order of 1.
-    unit = max(float(np.abs(logit).max()), CERTAIN)
-    design = np.column_stack((ones, logit / unit))
-    slope[overlap] = _logistic(design, np.zeros(len(logit)), hits, weights[overlap])[:, 1] / unit
-    return slope, intercept
-
-
-def films_needed(coverage: float) -> int:
-    """Return how many films it takes to choose a threshold for a coverage.
-
-    Raises:
-        SettingError: the coverage is not in (0, 1).
-
-    Example:
-        >>> films_needed(0.95)
-        19
-    """
-    if not 0 < coverage < 1:
-        raise SettingError(f"Expected coverage in (0, 1), such as 0.95, but got {coverage!r}.")
-    return max(1, math.ceil(coverage / (1 - coverage) - 1e-9))
-
-
-def conformal_threshold(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    coverage: float = COVERAGE,
-    *,
-    weights: npt.ArrayLike | None = None,
-) -> float:
-    """Return the threshold above which the classes of a new film hold the true one with the probability asked for.
-
-    Split conformal prediction with the score `1 - probability of the true class`. With n films, the threshold is the
-    `ceil((n + 1) * coverage)`-th highest probability of the true class, so that coverage is at least what was asked
-    for over films that come from the same source as these. With weights, the new film is given the largest of them
-    (after Tibshirani et al., Conformal prediction under covariate shift, NeurIPS 2019): rather larger sets than wrong.
-
-    Args:
-        probabilities: (n, k), of films that did not fit the model.
-        labels: (n,).
-        coverage: in (0, 1).
-        weights: (n,) how often each film counts.
-
-    Raises:
-        DataError: there are too few films for the coverage.
-        SettingError: the coverage is not in (0, 1).
-        ValueError: shapes or values that cannot be right.
-
-    Example:
-        >>> told = np.linspace(0.5, 1.0, 20)
-        >>> conformal_threshold(np.column_stack((told, 1 - told)), [0] * 20, 0.9).__round__(3)
-        0.526
-    """
-    needed = films_needed(coverage)
-    scores, truth = check_predictions(probabilities, labels)
-    counts = _check_weights(weights, len(truth))
-    of_truth = scores[np.arange(len(truth)), truth]
-    order = np.argsort(-of_truth, kind="stable")
-    reached = np.cumsum(counts[order])
-    wanted = coverage * (counts.sum() + counts.max())
-    place = int(np.searchsorted(reached, wanted * (1 - 1e-12)))
-    if place >= len(truth):
-        more = "" if weights is None else ", or more where films count for several"
-        raise DataError(
-            f"Expected at least {needed} films to promise a coverage of {coverage:g}{more}, but got {len(truth)}. "
-            "Add films, or ask for less."
-        )
-    return float(of_truth[order[place]])
-
-
-def prediction_sets(probabilities: npt.ArrayLike, threshold: float | Float64) -> Bool:
-    """Return (n, k): which classes cannot be ruled out.
-
-    Args:
-        probabilities: (n, k).
-        threshold: of `conformal_threshold`; or (n,), one for each film.
-    """
-    sets: Bool = np.asarray(probabilities, np.float64) >= np.asarray(threshold, np.float64)[..., np.newaxis]
-    return sets
-
-
-def measure_coverage(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    threshold: float | Float64,
-    patients: Sequence[str],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    *,
-    weights: npt.ArrayLike | None = None,
-) -> dict[str, dict[str, float | None]]:
-    """Return how often prediction sets hold the true class and how often they hold exactly one, as `Conformal` has it.
-
-    Args:
-        probabilities: (n, k), of films that did not choose the threshold.
-        labels: (n,).
-        threshold: of `conformal_threshold`; or (n,), one for each film.
-        patients: (n,) whom each film shows; the intervals resample them.
-        rng: the only source of randomness.
-        resamples: of the patients.
-        weights: (n,) how often each film counts.
-
-    Returns:
-        `measured` and `single`, each as `Interval.to_dict` gives it.
-    """
-    scores, truth = check_predictions(probabilities, labels)
-    counts = _check_weights(weights, len(truth))
-    sets = prediction_sets(scores, threshold)
-    table = np.column_stack((sets[np.arange(len(truth)), truth], sets.sum(axis=1) == 1)).astype(np.float64)
-
-    def statistic(drawn: Float64) -> Float64:
-        under = drawn * counts
-        return divide(under @ table, under.sum(axis=1, keepdims=True))
-
-    held, single = bootstrap(statistic, patients, rng=rng, resamples=resamples)
-    return {"measured": held.to_dict(), "single": single.to_dict()}
-
-
-def adapt_prior(probabilities: npt.ArrayLike, prior: npt.ArrayLike, train_prior: npt.ArrayLike) -> Float64:
-    """Return the probabilities (n, k) for another prevalence, by Bayes' rule.
-
-    Right where films of one class look alike in both places and only the classes come in other proportions.
-
-    Args:
-        probabilities: (n, k), calibrated for `train_prior`.
-        prior: (k,) prevalence where the films come from.
-        train_prior: (k,) prevalence that the probabilities stand for.
-
-    Raises:
-        SettingError: a prevalence is not allowed.
-        ValueError: the probabilities cannot be right.
-
-    Example:
-        >>> adapt_prior([[0.5, 0.5]], [0.99, 0.01], [0.5, 0.5])
-        array([[0.99, 0.01]])
-    """
-    scores, _ = check_predictions(probabilities, np.zeros(len(np.asarray(probabilities)), np.int64))
-    wanted, given = (check_prior(shares, scores.shape[1]) for shares in (prior, train_prior))
-    moved = scores * (wanted / given)
-    result: Float64 = moved / moved.sum(axis=1, keepdims=True)
-    return result
-
-
-def estimate_prior(probabilities: npt.ArrayLike, train_prior: npt.ArrayLike) -> Float64:
-    """Return the prevalence (k,) of films without labels, by expectation maximisation.
-
-    Args:
-        probabilities: (n, k), calibrated for `train_prior`.
-        train_prior: (k,) prevalence that the probabilities stand for.
-
-    Raises:
-        DataError: there is no film.
-        SettingError: the prevalence is not allowed.
-        ValueError: the probabilities cannot be right.
-    """
-    scores, _ = check_predictions(probabilities, np.zeros(len(np.asarray(probabilities)), np.int64))
-    given = check_prior(train_prior, scores.shape[1])
-    prior = given
-    for _ in range(10_000):
-        moved = scores * (prior / given)
-        # Saerens et al. (2002), equation 2.9: the E step's posteriors, averaged.
-        found: Float64 = (moved / moved.sum(axis=1, keepdims=True)).mean(axis=0)
-        if np.abs(found - prior).max() < 1e-9:
-            break
-        prior = found
-    return prior
-
-
-def patient_folds(labels: Int64, patients: Sequence[str], folds: int, rng: np.random.Generator) -> Int64:
-    """Return the fold (n,) of each film: films of one patient together, each class in its proportion."""
-    films: dict[str, Counter[int]] = defaultdict(Counter)
-    for label, patient in zip(labels.tolist(), patients, strict=True):
-        films[patient][label] += 1
-    totals = Counter(labels.tolist())
-    strata: dict[int, list[str]] = defaultdict(list)
-    for patient in sorted(films):
-        # By the rarest class, so that a patient with several counts where it is missed most.
-        strata[min(films[patient], key=lambda label: (totals[label], label))].append(patient)
-    dealt = [strata[label][index] for label in sorted(strata) for index in rng.permutation(len(strata[label]))]
-    fold_of = {patient: place % folds for place, patient in enumerate(dealt)}
-    return np.array([fold_of[patient] for patient in patients], np.int64)
 
 
 def calibrate(
@@ -588,174 +164,45 @@ def calibrate(
     }
 
 
-def parse_prevalence(prevalence: Mapping[str, float], classes: Sequence[str]) -> Float64:
-    """Return the class balance (k,) that names and shares tell; one class may be left out and gets the rest.
+def estimate_prevalence(
+    bundle: Bundle,
+    labelled: Listing,
+    films: Iterable[Path],
+    *,
+    method: Method | str = Method.AUTO,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Return each class's share among films without labels, by EM on probabilities calibrated to labelled ones.
 
-    Raises:
-        SettingError: a class is unknown, too many are left out, or the shares are not allowed.
-
-    Example:
-        >>> parse_prevalence({"pneumonia": 0.25}, ("normal", "pneumonia"))
-        array([0.75, 0.25])
-    """
-    unknown = sorted(set(prevalence) - set(classes))
-    missing = [label for label in classes if label not in prevalence]
-    if unknown or len(missing) > 1:
-        raise SettingError(
-            f"Expected the prevalence of all but one of the classes {', '.join(classes)}, but got "
-            f"{', '.join(prevalence) or 'none'}."
-        )
-    rest = 1 - sum(prevalence.values())
-    return check_prior([prevalence.get(label, rest) for label in classes], len(classes))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """A log loss to be made least over parameters t: scale and bias together are `spread @ t`.
-
-    Attributes:
-        logits: (n, k).
-        truth: (n,).
-        counts: (n,) summing to n.
-        spread: (2k, m).
-        centre: (m,) where the ridge pulls to; also the start.
-        precision: (m,) how strongly.
-    """
-
-    logits: Float64
-    truth: Int64
-    counts: Float64
-    spread: Float64
-    centre: Float64
-    precision: Float64
-
-    def value(self, t: Float64) -> float:
-        """Return the summed loss with the ridge."""
-        logs = self._log_probabilities(t)
-        loss = -float(self.counts @ logs[np.arange(len(self.truth)), self.truth])
-        return loss + float(self.precision @ (t - self.centre) ** 2) / 2
-
-    def slopes(self, t: Float64) -> tuple[Float64, Float64]:
-        """Return gradient (m,) and Hessian (m, m)."""
-        count = self.logits.shape[1]
-        p = np.exp(self._log_probabilities(t))
-        under = self.counts[:, np.newaxis]
-        residual = under * (p - np.eye(count)[self.truth])
-        gradient = np.append((residual * self.logits).sum(axis=0), residual.sum(axis=0))  # (2k,)
-        both = np.hstack((p * self.logits, p))  # (n, 2k)
-        hessian = -(both * under).T @ both
-        s, b = np.arange(count), np.arange(count, 2 * count)
-        hessian[s, s] += (under * p * self.logits**2).sum(axis=0)
-        across = (under * p * self.logits).sum(axis=0)
-        hessian[s, b] += across
-        hessian[b, s] += across
-        hessian[b, b] += (under * p).sum(axis=0)
-        pull = self.precision * (t - self.centre)
-        return self.spread.T @ gradient + pull, self.spread.T @ hessian @ self.spread + np.diag(self.precision)
-
-    def _log_probabilities(self, t: Float64) -> Float64:
-        count = self.logits.shape[1]
-        parameters = self.spread @ t
-        values = self.logits * parameters[:count] + parameters[count:]
-        values -= values.max(axis=1, keepdims=True)
-        logs: Float64 = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
-        return logs
-
-
-def _minimise(task: _Task, low: float | Float64, high: float | Float64) -> Float64:
-    """Return the parameters between bounds with the least loss, by Newton steps on those that no bound holds.
-
-    The loss is convex. Source: Bertsekas, Projected Newton methods for optimization problems with simple constraints,
-    SIAM J. Control Optim. 20 (1982), 221-246.
-    """
-    t = np.clip(task.centre, low, high)
-    value = task.value(t)
-    for _ in range(STEPS):
-        gradient, hessian = task.slopes(t)
-        free = ~(((t <= low) & (gradient > 0)) | ((t >= high) & (gradient < 0)))
-        if np.abs(gradient[free]).max(initial=0) <= 1e-9 * len(task.truth):
-            break
-        step = np.zeros_like(t)
-        # The pseudo-inverse, because without a ridge all biases may move together at no cost.
-        step[free] = -np.linalg.pinv(hessian[np.ix_(free, free)], hermitian=True) @ gradient[free]
-        size = 1.0
-        while size > 1e-12:
-            trial = np.clip(t + size * step, low, high)
-            reached = task.value(trial)
-            if reached <= value + 1e-4 * float(gradient @ (trial - t)):
-                break
-            size /= 2
-        else:
-            break
-        t, value = trial, reached
-    return t
-
-
-def _logistic(design: Float64, offset: Float64, hits: Bool, weights: Float64) -> Float64:
-    """Return the coefficients (r, m) of a logistic regression under each row of weights, by damped Newton steps.
+    The labelled films may hold the classes in any mixture; what they say of films of one class is believed, what they
+    say of how common it is is not. Films that cannot be read or are out of scope do not count.
 
     Args:
-        design: (n, m).
-        offset: (n,) added to each linear predictor.
-        hits: (n,).
-        weights: (r, n), under each row of which the maximum exists.
+        bundle: as of `calibrate`.
+        labelled: as of `calibrate`.
+        films: without labels, as they come at the site.
+        method: as of `calibrate`.
+        seed: of the folds.
+        progress: stage `predictions`.
+
+    Raises:
+        DataError: fewer than `MIN_FILMS` films count; and as of `calibrate`.
     """
-    came = hits.astype(np.float64)
-    size = design.shape[1]
-    squares = np.einsum("ni,nj->nij", design, design).reshape(len(design), size * size)
-    found = np.zeros((len(weights), size))
-
-    def loss(coefficients: Float64) -> Float64:
-        told = coefficients @ design.T + offset  # (r, n)
-        total: Float64 = (weights * (np.logaddexp(0.0, told) - came * told)).sum(axis=1)
-        return total
-
-    value = loss(found)
-    for _ in range(STEPS):
-        p = 0.5 * (1 + np.tanh((found @ design.T + offset) / 2))
-        gradient = (weights * (came - p)) @ design  # (r, m)
-        curvature = ((weights * p * (1 - p)) @ squares).reshape(-1, size, size)
-        # So little that it only keeps a flat place solvable.
-        curvature += 1e-12 * np.eye(size) * weights.sum(axis=1)[:, np.newaxis, np.newaxis]
-        step = np.linalg.solve(curvature, gradient[:, :, np.newaxis])[:, :, 0]
-        reached = loss(found + step)
-        for _ in range(40):
-            worse = reached > value + 1e-12 * np.abs(value)
-            if not worse.any():
-                break
-            step[worse] /= 2
-            reached = loss(found + step)
-        found, value = found + step, reached
-        if np.abs(step).max(initial=0) < 1e-9:
-            break
-    return found
-
-
-def _check_fit(
-    logits: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    weights: npt.ArrayLike | None,
-    prior: npt.ArrayLike | None,
-    ridge: float,
-) -> tuple[Float64, Int64, Float64]:
-    """Return logits (n, k), labels (n,), and weights (n,) that sum to n, or say what is wrong with them."""
-    values = np.asarray(logits, np.float64)
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError(f"Expected finite logits of shape (n, classes), but got shape {values.shape} or nan.")
-    if not (math.isfinite(ridge) and ridge >= 0):
-        raise SettingError(f"Expected a ridge of 0 or more, but got {ridge!r}.")
-    _, truth = check_predictions(softmax(values) if len(values) else values, labels)
-    counts = _check_weights(weights, len(truth))
-    if prior is not None:
-        counts = balance_weights(truth, check_prior(prior, values.shape[1]), counts)
-    return values, truth, counts * (len(truth) / counts.sum())
-
-
-def _check_weights(weights: npt.ArrayLike | None, n: int) -> Float64:
-    counts = np.ones(n) if weights is None else np.asarray(weights, np.float64)
-    if counts.shape != (n,) or not (np.isfinite(counts).all() and (counts >= 0).all() and counts.sum() > 0):
-        raise ValueError(f"Expected {n} weights of 0 or more, not all 0, but got shape {counts.shape} or others.")
-    return counts
+    fitted, found = calibrate(bundle, labelled, method=method, seed=seed, resamples=0, progress=progress)
+    told = [
+        list(prediction.probabilities.values())
+        for prediction in Predictor(fitted).predict_many(films)
+        if prediction.status in (Status.OK, Status.ABSTAIN)
+    ]
+    if len(told) < MIN_FILMS:
+        raise DataError(
+            f"Expected at least {MIN_FILMS} films without labels to estimate the prevalence from, but got {len(told)} "
+            "that can be read and are in scope. Give more, or say --prevalence."
+        )
+    classes = bundle.card.classes
+    shares = np.array([found["support"][label] for label in classes], np.float64)
+    return dict(zip(classes, estimate_prior(np.array(told), shares / shares.sum()).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

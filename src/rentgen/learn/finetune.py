@@ -34,12 +34,13 @@ from torch.nn import functional
 
 from rentgen.engine.session import best_precision
 from rentgen.errors import DataError
+from rentgen.evaluate.prevalence import balance_weights
 from rentgen.evaluate.weighted import log_losses
 from rentgen.learn.backbones import Backbone, hash_weights
-from rentgen.learn.calibrate import balance_weights, fit_vector
 from rentgen.learn.export import TorchClassifier
 from rentgen.learn.head import Head, class_weights, figures, smooth_labels
 from rentgen.learn.recipe import FineTuneSettings, ShiftSettings
+from rentgen.learn.scaling import fit_vector
 from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
 from rentgen.records import Epoch, Float32, History, Int64, Precision, Progress, UInt8
 
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 60.0
 """What a kill can cost."""
+CHECKPOINTED = ("model", "average", "optimizer", "scaler")
 SCORING_BATCH = 64
 FINDER_STEPS = 100
 LOWEST_RATE, HIGHEST_RATE = 1e-7, 1.0
@@ -127,7 +129,8 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
     steps = per_epoch * settings.epochs
     state = _State(parts={name: [] for name in task.parts})
     identity = _identify(task)
-    _resume(task.checkpoint, identity, state, model, average, optimizer, scaler)
+    working = _Working(model, average, optimizer, scaler)
+    _resume(task.checkpoint, identity, state, working)
     saved = time.monotonic()
     started, first = time.monotonic(), state.step
 
@@ -184,7 +187,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
         if time.monotonic() - saved > CHECKPOINT_SECONDS or state.step % per_epoch == 0:
             state.seconds += time.monotonic() - saved
             saved = time.monotonic()
-            _save(task.checkpoint, identity, state, model, average, optimizer, scaler)
+            _save(task.checkpoint, identity, state, working)
 
     average.load_state_dict(state.best)
     average = average.to("cpu").to(memory_format=torch.contiguous_format)
@@ -195,6 +198,16 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
         seconds=state.seconds,
     )
     return backbone, head, history
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Working:
+    """The weights under training, their average, and what moves them: all that a checkpoint holds besides `_State`."""
+
+    model: TorchClassifier
+    average: TorchClassifier
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
 
 
 @dataclass(slots=True, eq=False)
@@ -394,20 +407,14 @@ def _save(
     path: Path,
     identity: str,
     state: _State,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    working: _Working,
 ) -> None:
     """Write a checkpoint, whole or not at all: plain tensors and numbers only."""
     values = {
         "identity": identity,
         "state": asdict(state)
         | {"parts": {name: [asdict(epoch) for epoch in epochs] for name, epochs in state.parts.items()}},
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
+        **{name: getattr(working, name).state_dict() for name in CHECKPOINTED},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
@@ -425,10 +432,7 @@ def _resume(
     path: Path,
     identity: str,
     state: _State,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    working: _Working,
 ) -> None:
     """Go on from a checkpoint of the same task, if there is one."""
     if not path.is_file():
@@ -440,10 +444,8 @@ def _resume(
     except Exception:  # torch has no common class for what a damaged file makes it raise
         logger.warning("the checkpoint %s is damaged; training starts anew", path.name)
         return
-    model.load_state_dict(values["model"])
-    average.load_state_dict(values["average"])
-    optimizer.load_state_dict(values["optimizer"])
-    scaler.load_state_dict(values["scaler"])
+    for name in CHECKPOINTED:
+        getattr(working, name).load_state_dict(values[name])
     for name, value in values["state"].items():
         setattr(state, name, value)
     state.parts = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in values["state"]["parts"].items()}

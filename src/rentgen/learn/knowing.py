@@ -11,25 +11,19 @@ from dataclasses import replace
 import numpy as np
 
 from rentgen.bundle import Bundle
+from rentgen.data.split import patient_folds
 from rentgen.engine.predictor import Predictor, measure_replay
 from rentgen.engine.session import TOLERANCE, Session
 from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.metrics import auroc
+from rentgen.evaluate.prevalence import balance_weights
+from rentgen.evaluate.reliability import reliability_figures
+from rentgen.evaluate.sets import conformal_threshold, measure_coverage
 from rentgen.evaluate.weighted import log_losses
 from rentgen.images.corrupt import stress
-from rentgen.learn.calibrate import (
-    Method,
-    Scaling,
-    balance_weights,
-    conformal_threshold,
-    fit_temperature,
-    fit_vector,
-    measure_coverage,
-    patient_folds,
-    reliability_figures,
-)
 from rentgen.learn.members import FittedFilms
 from rentgen.learn.recipe import AnswerSettings
+from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
 from rentgen.records import Calibration, Card, Conformal, Domain, Float64, Int64, Precision
 
 FOLDS = 5
