@@ -116,7 +116,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
         if len(part) == 0:
             raise DataError(f"Expected films in the {name} part, but it is empty.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _keep_memory()
+    keep_memory()
     classes = len(task.head.class_bias)
     model = _classifier(task).to(device).to(memory_format=torch.channels_last)
     stages = find_stages(model.backbone.network)
@@ -373,7 +373,7 @@ def _take_apart(model: TorchClassifier, task: FineTuning) -> tuple[Backbone, Hea
     return backbone, head
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Ask the C library to keep what it frees instead of giving it back to the system after every layer.
 
     Activations are large, and each one that is mapped anew costs a page fault for every 4 KiB: kept, a step on a CPU
@@ -478,7 +478,7 @@ def find_rate(task: FineTuning, *, steps: int = FINDER_STEPS, progress: Progress
     train = task.parts["train"]
     classes = len(task.head.class_bias)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _keep_memory()
+    keep_memory()
     model = _classifier(task).to(device).to(memory_format=torch.channels_last)
     stages = find_stages(model.backbone.network)
     optimizer = _optimizer(model, stages, settings)
