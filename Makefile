@@ -10,7 +10,7 @@ help:
 	@echo "make demo   install, then walk the whole road on drawn films: train, judge, explain, report"
 	@echo "make test   install what the tests need, check the code, run every test"
 	@echo "make check  format, lint, types, layers"
-	@echo "make bench  compare training with the usual way, side by side"
+	@echo "make bench  compare training with the usual way, and fine-tuning's settings, side by side"
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Rentgen needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -52,6 +52,7 @@ peers: $(VENV)/test.stamp
 
 bench: $(VENV)/demo.stamp
 	$(BIN)/python bench/training.py
+	$(BIN)/python bench/finetuning.py
 
 clean:
 	rm -rf $(VENV) demo-out dist build
