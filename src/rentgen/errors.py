@@ -10,6 +10,7 @@
       SettingError                a recipe or an argument with a value that is not allowed
       BundleError                 a bundle that is damaged, changed or too new
       WeightsError                weights that cannot be had, or that do not fit the network
+      StoreError                  the database refused, failed, or does not hold what it should
       PeerError                   another system (a download site, a PACS, a cloud) refused or failed
       MissingExtraError           an optional dependency is not installed
 
@@ -61,6 +62,10 @@ class BundleError(RentgenError):
 
 class WeightsError(RentgenError):
     """Weights that cannot be had, or that do not fit the network."""
+
+
+class StoreError(RentgenError):
+    """The database refused, failed, or does not hold what it should."""
 
 
 class PeerError(RentgenError):
