@@ -8,7 +8,9 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from rentgen.records import Geometry, Status, UInt8
+from rentgen.records.common import UInt8
+from rentgen.records.films import Geometry
+from rentgen.records.predictions import Status
 
 
 class Role(StrEnum):
@@ -40,11 +42,30 @@ class Principal:
     role: Role
 
 
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """What is known of an API key; the key itself is not.
+
+    Attributes:
+        name: whom it was made for.
+        role: what its bearer may do.
+        created_at: when, UTC.
+        expires_at: from when on it is refused, UTC; None for never.
+        revoked_at: when it was revoked, UTC; None where it was not.
+    """
+
+    name: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
 class Urgency(IntEnum):
     """In which order studies should be read; the smaller, the sooner."""
 
     URGENT = 0
-    """A finding at or above the operating point `sensitivity_0.95`, by an answer that stands."""
+    """A finding at or above the operating point for finding disease, by an answer that stands."""
     DOUBT = 1
     """No answer that stands: out of scope, abstained, or not read at all."""
     ROUTINE = 2
@@ -104,6 +125,7 @@ class StoredImage:
         notes: what a careful reader should know of how it was read.
         received_at: when, UTC.
         file_kept: whether the file itself is in the store.
+        patient: keyed hash of PatientID, the same for all films of a patient in this store; None where nobody knows.
     """
 
     image_id: str
@@ -122,6 +144,7 @@ class StoredImage:
     notes: tuple[str, ...]
     received_at: datetime
     file_kept: bool = False
+    patient: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
