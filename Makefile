@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check format peers bench clean
+.PHONY: help demo test check format peers page bench clean
 
 help:
 	@echo "make demo   install, then walk the whole road on drawn films: train, judge, explain, report"
 	@echo "make test   install what the tests need, check the code, run every test"
 	@echo "make check  format, lint, types, layers"
+	@echo "make page   build the physician's page from page/ (needs Node 20); what is built is committed"
 	@echo "make bench  compare training with the usual way, and fine-tuning's settings, side by side"
 
 $(BIN)/python:
@@ -49,6 +50,10 @@ format: $(VENV)/test.stamp
 # Independent judges from Debian: dcmtk (pixels), dicom3tools (validity). Without root or apt their tests are skipped.
 peers: $(VENV)/test.stamp
 	@./scripts/install-peers.sh
+
+# The built page lies in the package, so that nobody needs Node to run it.
+page:
+	./scripts/build-page.sh
 
 bench: $(VENV)/demo.stamp
 	$(BIN)/python bench/training.py

@@ -1,0 +1,1 @@
+"""The service: REST, the page, and the routes that clouds call."""

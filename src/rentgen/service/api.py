@@ -1,0 +1,496 @@
+"""REST under `/v1`: predictions, studies, films, feedback, models, health."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from PIL import Image
+from starlette.responses import JSONResponse, Response
+
+from rentgen.errors import RentgenError, StoreError
+from rentgen.images.overlay import encode_png, heatmap_png, thumbnail
+from rentgen.records import DISCLAIMER, Radiograph
+from rentgen.records.studies import Principal, Role, StoredImage, StoredPrediction, Study
+from rentgen.service import schemas
+from rentgen.service.cloud import DeskOf, instances_schema
+from rentgen.service.desk import Answered, Desk
+from rentgen.service.incoming import FIELD, MULTIPART, RAW, read_films
+from rentgen.service.models import Model
+from rentgen.service.problems import Problem, responses
+from rentgen.service.schemas import feedback_out, prediction_out, study_out
+from rentgen.service.security import needs
+from rentgen.store.studies import Store
+from rentgen.workflow import belongs_to, native_map
+
+router = APIRouter(prefix="/v1")
+
+Reader = Annotated[Principal, Depends(needs(Role.READER))]
+Physician = Annotated[Principal, Depends(needs(Role.PHYSICIAN))]
+Admin = Annotated[Principal, Depends(needs(Role.ADMIN))]
+ModelName = Annotated[
+    str | None, Query(description="A model by name; the default one where not given.", max_length=200)
+]
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{8,64}$", description="Opaque.")]
+Name = Annotated[str, Path(max_length=200)]
+
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")
+"""In Accept-Encoding; a weight of 0 says no (RFC 9110, 12.5.3)."""
+
+_FORM = {
+    "schema": {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
+    }
+}
+_FILM = {"schema": {"type": "string", "format": "binary"}}
+_FILMS_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {MULTIPART: _FORM}
+        | dict.fromkeys(RAW, _FILM)
+        | {"application/json": {"schema": instances_schema()}},
+    }
+}
+_FORM_BODY = {"requestBody": {"required": True, "content": {MULTIPART: _FORM}}}
+_BUSY = responses("unsupported_type", "unreadable_film", "unsupported_film", "busy", "loading", "draining", "not_found")
+_STORE = responses("not_found", "store_failed")
+_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {"schema": _FILM["schema"]}}}}
+
+
+@router.post(
+    "/predict",
+    tags=["predictions"],
+    summary="Ask about one or many films; nothing is kept",
+    response_model=schemas.PredictOut,
+    responses=_BUSY,
+    openapi_extra=_FILMS_BODY,
+)
+async def predict(
+    request: Request,
+    desk: DeskOf,
+    _: Reader,
+    model: ModelName = None,
+    heatmap: Annotated[bool, Query(description="Put heat maps in, on the model's grid.")] = False,
+) -> Response:
+    """Return one prediction a film, in order. A single raw film that cannot be read is a 422; among many, an error."""
+    desk.models.predictor(model)
+    desk.queue.check()
+    batch = await read_films(request, max_films=desk.settings.max_films, heatmap=heatmap)
+    entry, answered = await desk.answer(request, batch.films, model)
+    alone = len(answered) == 1 and not request.headers.get("content-type", "").startswith("application/json")
+    if alone and (fault := answered[0].fault):
+        raise Problem(422, *fault)
+    predictions = [_shown(item) for item in answered]
+    return JSONResponse(
+        {
+            "model": {"name": entry.name, "bundle_id": entry.bundle_id},
+            "predictions": predictions,
+            "disclaimer": DISCLAIMER,
+        }
+    )
+
+
+def _shown(answered: Answered) -> dict[str, Any]:
+    own: dict[str, Any] = {} if answered.incoming.id is None else {"id": answered.incoming.id}
+    if answered.fault is not None:
+        code, detail = answered.fault
+        own["error"] = {"code": code, "detail": detail}
+    if answered.stored is None:
+        return _EMPTY | own
+    film = answered.answer.film if answered.answer else None
+    content_hash = film.content_hash if film else None
+    return prediction_out(answered.stored, content_hash=content_hash, heatmap=answered.incoming.heatmap, **own)
+
+
+_EMPTY: dict[str, Any] = {
+    "content_hash": None,
+    "status": "error",
+    "label": None,
+    "probabilities": {},
+    "reasons": [],
+    "prediction_set": [],
+    "distance": None,
+    "points": [],
+    "urgency": "doubt",
+}
+
+
+@router.post(
+    "/studies",
+    tags=["studies"],
+    summary="Add films; each is answered and kept as part of a study",
+    response_model=schemas.AddedOut,
+    status_code=201,
+    responses={200: {"model": schemas.AddedOut, "description": "All of it was there already."}, **_BUSY, **_STORE},
+    openapi_extra=_FORM_BODY,
+)
+async def add_studies(request: Request, desk: DeskOf, who: Physician, model: ModelName = None) -> Response:
+    """Return the studies to which the films belong. The same bytes again change nothing and give the same ids."""
+    store = desk.kept()
+    desk.models.predictor(model)
+    desk.queue.check()
+    batch = await read_films(request, max_films=desk.settings.max_films)
+    entry, answered = await desk.answer(request, batch.films, model, maps=True)
+    study_ids, failed, new = await asyncio.to_thread(_keep, desk, store, entry, answered, who)
+    studies = await asyncio.to_thread(lambda: [store.study(study_id) for study_id in study_ids])
+    body = {"studies": [_out(desk, study) for study in studies if study is not None], "failed": failed}
+    if not study_ids:
+        # One bad file is an error; many are a list.
+        if len(failed) == 1:
+            raise Problem(422, failed[0]["code"], failed[0]["detail"])
+        return JSONResponse(body, 200)
+    return JSONResponse(body, 201 if new else 200)
+
+
+def _keep(
+    desk: Desk, store: Store, entry: Model, answered: Sequence[Answered], who: Principal
+) -> tuple[list[str], list[dict[str, str]], bool]:
+    """Return the ids of the studies, the files that could not be read, and whether anything is new."""
+    studies: dict[str, None] = {}
+    failed = []
+    new = False
+    for item in answered:
+        if item.fault is not None or item.answer is None or item.answer.film is None or item.stored is None:
+            code, detail = item.fault or ("unreadable_film", "")
+            failed.append({"name": item.incoming.name, "code": code, "detail": detail})
+            continue
+        film, data = item.answer.film, item.incoming.data
+        image_id, _ = store.ids_for(film.content_hash, film.study_instance_uid)
+        known = store.find_prediction(image_id, item.stored.bundle_id)
+        image, _ = store.add_result(
+            film,
+            belongs_to(item.stored, image_id),
+            content_hash=film.content_hash,
+            name=item.incoming.name or "film",
+            data=data,
+            actor=who,
+        )
+        new = new or known is None
+        desk.films.put(image.image_id, film)
+        studies[image.study_id] = None
+    return list(studies), failed, new
+
+
+def _out(desk: Desk, study: Study) -> dict[str, Any]:
+    seen = frozenset(image.image_id for image in study.images if image.file_kept or desk.films.has(image.image_id))
+    return study_out(study, viewable=seen)
+
+
+@router.get(
+    "/studies",
+    tags=["studies"],
+    summary="The worklist, most urgent first",
+    response_model=schemas.WorklistOut,
+    responses=_STORE,
+)
+async def worklist(
+    desk: DeskOf,
+    who: Reader,
+    state: Annotated[Literal["waiting", "read", "all"], Query()] = "waiting",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
+) -> Response:
+    """Return a page of studies."""
+    waiting = {"waiting": True, "read": False, "all": None}[state]
+    store = desk.kept()
+    studies, following = await asyncio.to_thread(store.worklist, waiting=waiting, limit=limit, cursor=cursor)
+    return JSONResponse({"studies": [_out(desk, study) for study in studies], "next": following})
+
+
+@router.get(
+    "/studies/{study_id}",
+    tags=["studies"],
+    summary="A study with its results and feedback",
+    response_model=schemas.StudyOut,
+    responses=_STORE,
+)
+async def get_study(desk: DeskOf, who: Reader, study_id: Id) -> Response:
+    """Return all that is known of a study; that it was looked at goes into the audit trail."""
+    store = desk.kept()
+    study = await asyncio.to_thread(_study, store, study_id)
+    await asyncio.to_thread(store.audit, who, "study.view", study_id)
+    return JSONResponse(_out(desk, study))
+
+
+def _study(store: Store, study_id: str) -> Study:
+    study = store.study(study_id)
+    if study is None:
+        raise Problem(404, "not_found", "There is no such study.")
+    return study
+
+
+def _image(store: Store, image_id: str) -> StoredImage:
+    image = store.image(image_id)
+    if image is None:
+        raise Problem(404, "not_found", "There is no such film.")
+    return image
+
+
+@router.put(
+    "/studies/{study_id}/read",
+    tags=["studies"],
+    summary="Mark a study as read, or as waiting again",
+    response_model=schemas.StudyOut,
+    responses=_STORE,
+)
+async def mark_read(desk: DeskOf, who: Physician, study_id: Id, body: schemas.ReadIn) -> Response:
+    """Return the study as it is then."""
+    store = desk.kept()
+    await asyncio.to_thread(_study, store, study_id)
+    await asyncio.to_thread(store.mark_read, study_id, read=body.read, actor=who)
+    return JSONResponse(_out(desk, await asyncio.to_thread(_study, store, study_id)))
+
+
+@router.delete(
+    "/studies/{study_id}", tags=["studies"], summary="Delete a study for good", status_code=204, responses=_STORE
+)
+async def delete_study(desk: DeskOf, who: Admin, study_id: Id) -> Response:
+    """Delete films, results and feedback; the audit trail keeps that it was done."""
+    store = desk.kept()
+    study = await asyncio.to_thread(_study, store, study_id)
+    await asyncio.to_thread(store.delete_study, study_id, actor=who)
+    for image in study.images:
+        desk.films.forget(image.image_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/images/{image_id}/pixels",
+    tags=["films"],
+    summary="The film's pixels, for a viewer",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Row by row, little endian; air is dark. X-Rows, X-Columns, X-Bits-Allocated say how.",
+            "content": {"application/octet-stream": {"schema": _FILM["schema"]}},
+        },
+        **responses("film_gone"),
+        **_STORE,
+    },
+)
+async def pixels(request: Request, desk: DeskOf, _: Reader, image_id: Id) -> Response:
+    """Return 8 or 16 bits a pixel, over the type's whole range."""
+    film = await _film(desk, image_id)
+    wide = film.pixels.dtype == np.uint16
+    headers = {
+        "X-Rows": str(film.pixels.shape[0]),
+        "X-Columns": str(film.pixels.shape[1]),
+        "X-Bits-Allocated": "16" if wide else "8",
+        "X-Bits-Stored": str(film.bits),
+    }
+    body = film.pixels.astype("<u2" if wide else "u1", copy=False).tobytes()
+    if _GZIP.search(request.headers.get("accept-encoding", "")):
+        body = await asyncio.to_thread(gzip.compress, body, 1)
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+async def _film(desk: Desk, image_id: str) -> Radiograph:
+    image = await asyncio.to_thread(_image, desk.kept(), image_id)
+    return await asyncio.to_thread(desk.film, image)
+
+
+@router.get(
+    "/images/{image_id}/film.png",
+    tags=["films"],
+    summary="The film as a grey PNG of 8 or 16 bits",
+    response_class=Response,
+    responses={**_PNG, **responses("film_gone"), **_STORE},
+)
+async def film_png(desk: DeskOf, _: Reader, image_id: Id) -> Response:
+    """Return the film in native size."""
+    film = await _film(desk, image_id)
+    return Response(await asyncio.to_thread(encode_film, film), media_type="image/png")
+
+
+def encode_film(film: Radiograph) -> bytes:
+    """Return the film as a grey PNG of 8 or 16 bits."""
+    if film.pixels.dtype == np.uint8:
+        return encode_png(film.pixels.astype(np.uint8))
+    stream = io.BytesIO()
+    Image.fromarray(film.pixels.astype(np.uint16)).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+@router.get(
+    "/images/{image_id}/thumbnail.png",
+    tags=["films"],
+    summary="A small picture of the film",
+    response_class=Response,
+    responses={**_PNG, **responses("film_gone"), **_STORE},
+)
+async def thumbnail_png(
+    desk: DeskOf, _: Reader, image_id: Id, side: Annotated[int, Query(ge=16, le=512)] = 160
+) -> Response:
+    """Return the film with its longer side at most so many pixels."""
+    film = await _film(desk, image_id)
+    body = await asyncio.to_thread(lambda: encode_png(thumbnail(film.pixels, side)))
+    return Response(body, media_type="image/png")
+
+
+@router.get(
+    "/images/{image_id}/heatmap.png",
+    tags=["films"],
+    summary="A heat map in the film's own geometry",
+    response_class=Response,
+    responses={**_PNG, **_STORE},
+)
+async def heatmap(
+    desk: DeskOf,
+    _: Reader,
+    image_id: Id,
+    model: ModelName = None,
+    label: Annotated[str | None, Query(max_length=100, description="A class; the predicted one by default.")] = None,
+) -> Response:
+    """Return 8-bit grey, 255 at its maximum, one pixel a pixel of the film."""
+    stored = await asyncio.to_thread(_prediction, desk, desk.kept(), image_id, model)
+    if stored.maps is None or (label is not None and label not in stored.probabilities):
+        raise Problem(404, "not_found", "There is no heat map of that class for this film.")
+    body = await asyncio.to_thread(lambda: heatmap_png(native_map(stored, label)))
+    return Response(body, media_type="image/png")
+
+
+def _prediction(desk: Desk, store: Store, image_id: str, model: str | None) -> StoredPrediction:
+    """Return what a model said of a film: the named one as it is now, or the newest answer."""
+    image = _image(store, image_id)
+    if model is not None:
+        found = store.find_prediction(image_id, desk.models.entry(model).bundle_id or "")
+    else:
+        study = _study(store, image.study_id)
+        found = next((stored for stored in study.predictions if stored.image_id == image_id), None)
+    if found is None:
+        raise Problem(404, "not_found", "There is no prediction for this film.")
+    return found
+
+
+@router.post(
+    "/images/{image_id}/feedback",
+    tags=["feedback"],
+    summary="Agree with a result, or correct it",
+    response_model=schemas.FeedbackOut,
+    status_code=201,
+    responses=_STORE,
+)
+async def add_feedback(
+    desk: DeskOf,
+    who: Physician,
+    image_id: Id,
+    body: Annotated[
+        schemas.FeedbackIn, Body(examples=[{"agree": False, "label": "NORMAL", "comment": "rotated film"}])
+    ],
+) -> Response:
+    """Return the feedback as it was kept; the study counts as read."""
+    store = desk.kept()
+    stored = await asyncio.to_thread(_judged, store, image_id, body.prediction_id)
+    if body.agree and body.label is not None and stored is not None and body.label != stored.label:
+        raise Problem(422, "invalid_request", "Expected no other label than the model's where agree is true.")
+    label = body.label if not body.agree or stored is None else stored.label
+    feedback = await asyncio.to_thread(
+        store.add_feedback,
+        image_id,
+        prediction_id=stored.prediction_id if stored else None,
+        agree=body.agree,
+        label=label,
+        comment=body.comment,
+        actor=who,
+    )
+    return JSONResponse(feedback_out(feedback), 201)
+
+
+def _judged(store: Store, image_id: str, prediction_id: str | None) -> StoredPrediction | None:
+    """Return the prediction of a film that feedback is about: the named one, or the newest."""
+    study = _study(store, _image(store, image_id).study_id)
+    own = [stored for stored in study.predictions if stored.image_id == image_id]
+    if prediction_id is None:
+        return own[0] if own else None
+    found = next((stored for stored in own if stored.prediction_id == prediction_id), None)
+    if found is None:
+        raise Problem(422, "invalid_request", "Expected prediction_id to be one of this film, but got another.")
+    return found
+
+
+@router.get("/models", tags=["models"], summary="The models that answer", response_model=schemas.ModelsOut)
+async def list_models(desk: DeskOf, _: Reader) -> Response:
+    """Return them in the order in which the service was given them."""
+    return JSONResponse({"models": [_model_out(desk, entry) for entry in desk.models]})
+
+
+def _model_out(desk: Desk, entry: Model) -> dict[str, Any]:
+    card = None if entry.predictor is None else entry.predictor.card
+    return {
+        "name": entry.name,
+        "bundle_id": entry.bundle_id,
+        "state": str(entry.state),
+        "error": entry.error,
+        "title": card and card.name,
+        "classes": list(card.classes) if card else [],
+        "positive": card and card.positive,
+        "created": card and card.created,
+        "default": entry.name == desk.models.default,
+    }
+
+
+@router.get(
+    "/models/{name}",
+    tags=["models"],
+    summary="A model's card",
+    response_model=schemas.CardOut,
+    responses=responses("not_found", "loading"),
+)
+async def model_card(desk: DeskOf, _: Reader, name: Name) -> Response:
+    """Return what the bundle says of itself."""
+    entry, predictor = desk.models.predictor(name)
+    return JSONResponse({"name": entry.name, "bundle_id": entry.bundle_id, "card": predictor.card.to_dict()})
+
+
+@router.post(
+    "/models/{name}/reload",
+    tags=["models"],
+    summary="Read a bundle's file anew",
+    response_model=schemas.ModelOut,
+    responses=responses("not_found", "conflict"),
+)
+async def reload_model(desk: DeskOf, who: Admin, name: Name) -> Response:
+    """Return the model after its golden vectors have replayed; where they do not, the old one goes on answering."""
+    desk.models.entry(name)
+    try:
+        entry = await asyncio.to_thread(desk.models.reload, name)
+    except RentgenError as error:
+        raise Problem(409, "conflict", "The bundle could not be loaded; the old one goes on answering.") from error
+    if desk.store is not None:
+        await asyncio.to_thread(desk.store.audit, who, "model.reload", name, {"bundle_id": entry.bundle_id})
+    return JSONResponse(_model_out(desk, entry))
+
+
+@router.get("/health", tags=["health"], summary="How the service is", response_model=schemas.HealthOut)
+async def health(request: Request, desk: DeskOf) -> Response:
+    """Return what an operator looks at first; anyone may ask."""
+    state = "draining" if request.app.state.draining() else "ready" if desk.models.ready else "loading"
+    return JSONResponse(
+        {
+            "status": state,
+            "version": version("rentgen"),
+            "models": sum(entry.predictor is not None for entry in desk.models),
+            "queue": {"waiting": desk.queue.waiting, "limit": desk.queue.limit},
+            "store": await asyncio.to_thread(_store_state, desk.store),
+        }
+    )
+
+
+def _store_state(store: Store | None) -> str:
+    if store is None:
+        return "off"
+    try:
+        store.check()
+    except StoreError:
+        return "failed"
+    return "ok"

@@ -1,0 +1,1 @@
+"""What is kept: studies, results, feedback, API keys and the audit trail, in SQLite or PostgreSQL."""

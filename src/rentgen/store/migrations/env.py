@@ -1,0 +1,10 @@
+"""Alembic's environment: it runs on the connection that it is handed, inside that connection's transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from rentgen.store.schema import Base
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+context.run_migrations()

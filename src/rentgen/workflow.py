@@ -1,0 +1,172 @@
+"""Image in, answer out: where reading, the engine and what is kept of an answer meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from rentgen.engine.predictor import Predictor
+from rentgen.errors import InputError
+from rentgen.images.prepare import map_to_native
+from rentgen.images.read import DEFAULT_LIMITS, Limits, read
+from rentgen.records import Card, Float32, Geometry, Prediction, Radiograph, Status, UInt8
+from rentgen.records.studies import Point, StoredPrediction, Urgency
+
+SENSITIVE = ("youden", "sensitivity_0.95")
+"""Operating points for finding disease; the lower threshold of the two decides what is urgent."""
+
+UNREMARKABLE = frozenset({"normal", "no finding", "healthy", "negative"})
+"""Classes, without case and with blanks for underscores, that say that there is nothing to find."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A film and what a bundle said of it.
+
+    Attributes:
+        film: None where the file could not be read.
+        prediction: what the engine said; with status `error` where there is no film.
+        error: why there is no film; None where there is one.
+    """
+
+    film: Radiograph | None
+    prediction: Prediction
+    error: InputError | None = None
+
+
+def analyse(
+    data: bytes, predictor: Predictor, *, name: str = "film", maps: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> Answer:
+    """Return the film in a file's bytes and the bundle's answer; a file that cannot be read is an answer, too.
+
+    Args:
+        data: of a DICOM, PNG, JPEG or TIFF file.
+        predictor: who answers.
+        name: what stands for the file in messages; never its own name, which may be a patient's.
+        maps: compute activation maps, too.
+        limits: on what the file may ask for.
+    """
+    try:
+        film = read(data, name=name, limits=limits)
+    except InputError as error:
+        refused = Prediction(path=name, status=Status.ERROR, label=None, probabilities={}, reasons=(error.reason,))
+        return Answer(None, refused, error)
+    return Answer(film, predictor.predict_film(film, name=name, maps=maps))
+
+
+def describe(
+    prediction: Prediction, card: Card, *, bundle_id: str, model: str, precision: str, image_id: str = ""
+) -> StoredPrediction:
+    """Return an answer in the form in which it is kept and shown: with its operating points and its urgency.
+
+    Args:
+        prediction: with maps, where a heat map shall be shown later.
+        card: of the bundle that answered.
+        bundle_id: likewise.
+        model: name of the bundle where it runs.
+        precision: of the arithmetic.
+        image_id: of the film; empty for one that is not kept.
+    """
+    points = tuple(
+        Point(
+            name=point.name,
+            label=point.label,
+            threshold=point.threshold,
+            positive=prediction.probabilities.get(point.label, 0.0) >= point.threshold,
+            sensitivity=point.sensitivity.to_dict(),
+            specificity=point.specificity.to_dict(),
+        )
+        for point in card.operating_points
+        if prediction.probabilities
+    )
+    return StoredPrediction(
+        # One answer per film and bundle.
+        prediction_id=f"{image_id}-{bundle_id[:12]}",
+        image_id=image_id,
+        bundle_id=bundle_id,
+        model=model,
+        created_at=datetime.now(UTC),
+        status=prediction.status,
+        label=prediction.label,
+        probabilities=dict(prediction.probabilities),
+        reasons=prediction.reasons,
+        prediction_set=prediction.prediction_set,
+        distance=prediction.distance,
+        points=points,
+        urgency=judge_urgency(prediction.status, points),
+        score=_score(prediction),
+        precision=precision,
+        maps=None if prediction.activation_maps is None else to_bytes(prediction.activation_maps),
+        geometry=prediction.geometry,
+    )
+
+
+def judge_urgency(status: Status, points: tuple[Point, ...]) -> Urgency:
+    """Return how soon a study with this answer should be read."""
+    if status is not Status.OK:
+        return Urgency.DOUBT
+    found = any(point.positive for point in points if point.name in SENSITIVE and is_finding(point.label))
+    return Urgency.URGENT if found else Urgency.ROUTINE
+
+
+def is_finding(label: str) -> bool:
+    """Return whether a class names something to find.
+
+    Example:
+        >>> is_finding("NORMAL"), is_finding("No_Finding"), is_finding("effusion")
+        (False, False, True)
+    """
+    return label.lower().replace("_", " ").strip() not in UNREMARKABLE
+
+
+def _score(prediction: Prediction) -> float:
+    return max((value for label, value in prediction.probabilities.items() if is_finding(label)), default=0.0)
+
+
+def to_bytes(maps: Float32) -> UInt8:
+    """Return activation maps (classes, rows, columns) in 8 bits, each over its own maximum."""
+    highest = maps.max(axis=(1, 2), keepdims=True)
+    relative = np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
+    eight_bits: UInt8 = np.round(relative * 255).astype(np.uint8)
+    return eight_bits
+
+
+def native_map(stored: StoredPrediction, label: str | None = None) -> Float32:
+    """Return a class's heat map on the native film, (rows, columns), in [0, 1]; the predicted class by default.
+
+    Raises:
+        ValueError: the answer has no maps, or does not know the class.
+    """
+    if stored.maps is None or stored.geometry is None:
+        raise ValueError("Expected an answer with maps, but it has none.")
+    classes = list(stored.probabilities)
+    wanted = label if label is not None else stored.label
+    if wanted not in classes:
+        raise ValueError(f"Expected one of the classes {', '.join(classes)}, but got another.")
+    grid = stored.maps[classes.index(wanted)].astype(np.float32) / np.float32(255)
+    return map_to_native(grid, stored.geometry)
+
+
+def grid_to_native(geometry: Geometry, rows: int, columns: int) -> tuple[tuple[float, float, float], ...]:
+    """Return the affine ((xx, xy, x0), (yx, yy, y0)) from a map's grid to native pixels.
+
+    Both are continuous coordinates, 0 at the outer edge of the first cell or pixel; the first cell's middle is 0.5.
+
+    Args:
+        geometry: of the prepared image.
+        rows: of the grid.
+        columns: of the grid.
+    """
+    across = geometry.width / columns / geometry.scale_x
+    down = geometry.height / rows / geometry.scale_y
+    return (
+        (across, 0.0, geometry.left - geometry.offset_x / geometry.scale_x),
+        (0.0, down, geometry.top - geometry.offset_y / geometry.scale_y),
+    )
+
+
+def belongs_to(stored: StoredPrediction, image_id: str) -> StoredPrediction:
+    """Return an answer as that of a film that is kept."""
+    return replace(stored, image_id=image_id, prediction_id=f"{image_id}-{stored.bundle_id[:12]}")
