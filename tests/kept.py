@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import postgres
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 
 from rentgen.records import Geometry, Radiograph, Status
 from rentgen.records.studies import Point, Principal, Role, StoredImage, StoredPrediction, Urgency
+from rentgen.store.database import Database
 from rentgen.store.studies import Store
 
 KINDS = ("sqlite", "postgresql")
@@ -25,11 +28,38 @@ PATIENT_ID, STUDY_UID = "MADE-PATIENT-0001", "1.2.826.0.1.3680043.10.1.77"
 GEOMETRY = Geometry(48, 40, 1, 2, 46, 37, 1.5, 0.1 + 0.2, 0.0, 3.25, 64, 64)
 
 
-def fresh(request: pytest.FixtureRequest, folder: Path) -> str:
-    """Return the URL of an empty database of the kind that a fixture's parameter names."""
+_made: dict[Path | str, Any] = {}
+"""Databases with tables, to copy: of SQLite, and of each server."""
+
+
+def fresh(request: pytest.FixtureRequest, folder: Path, *, empty: bool = False) -> str:
+    """Return the URL of a new database of the kind that a fixture's parameter names.
+
+    Args:
+        request: of the fixture.
+        folder: of the test.
+        empty: without tables; otherwise with those that opening a store makes, which is quicker to copy than to make.
+    """
     if request.param == "postgresql":
-        return postgres.server(request.config).fresh()
-    return f"sqlite:///{folder / 'kept' / 'rentgen.db'}"
+        server = postgres.server(request.config)
+        if empty:
+            return server.fresh()
+        if server.folder not in _made:
+            _made[server.folder] = make_url(_with_tables(server.fresh())).database
+        return server.fresh(_made[server.folder])
+    path = folder / "kept" / "rentgen.db"
+    if not empty:
+        if "sqlite" not in _made:
+            _made["sqlite"] = request.getfixturevalue("tmp_path_factory").mktemp("tables") / "rentgen.db"
+            _with_tables(f"sqlite:///{_made['sqlite']}")
+        path.parent.mkdir()
+        shutil.copy(_made["sqlite"], path)
+    return f"sqlite:///{path}"
+
+
+def _with_tables(url: str) -> str:
+    Database.open(url).close()
+    return url
 
 
 def sha(text: str) -> str:

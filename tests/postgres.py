@@ -20,6 +20,8 @@ import psycopg
 import pytest
 
 START_S = 30.0
+ROOM = 4_000_000_000
+"""Bytes: a database is 8 MB, and each test has one."""
 NOBODY = ("postgres", "nobody")
 """Whom it runs as where the tests are root's, which PostgreSQL refuses."""
 
@@ -30,11 +32,11 @@ class Server:
 
     folder: Path
 
-    def fresh(self) -> str:
-        """Return the URL of a new, empty database."""
+    def fresh(self, template: str = "template1") -> str:
+        """Return the URL of a new database: an empty one, or a copy of another that nobody is connected to."""
         name = f"rentgen_{secrets.token_hex(6)}"
         with psycopg.connect(f"host={self.folder} user=rentgen dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         return f"postgresql+psycopg://rentgen:a-secret-word@/{name}?host={self.folder}"
 
 
@@ -57,7 +59,7 @@ def started() -> Iterator[Server]:
     programs = find()
     who = _user()
     # A socket's path may have 107 characters: the folders of pytest are too deep.
-    folder = Path(tempfile.mkdtemp(prefix="rentgen-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="rentgen-pg-", dir=_memory()))
     process = None
     try:
         if who is not None:
@@ -102,6 +104,12 @@ def find() -> Path:
     if named is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     return Path(named).parent
+
+
+def _memory() -> Path | None:
+    """Return a folder in memory with room for the small databases of a test run; None where there is none."""
+    place = Path("/dev/shm")  # noqa: S108
+    return place if place.is_dir() and shutil.disk_usage(place).free > ROOM else None
 
 
 def _version(path: Path) -> tuple[int, ...]:

@@ -166,7 +166,8 @@ def test_parameters_ask_for_heat_maps_that_lead_to_native_pixels(client: httpx.C
     for shown, shape in zip(answer.json()["predictions"], ((2500, 2000), (517, 614)), strict=True):
         own = shown["heatmap"]
         grid = np.asarray(Image.open(io.BytesIO(base64.b64decode(own["content"]))))
-        assert (grid.dtype, grid.shape) == (np.uint8, (own["rows"], own["columns"]))
+        assert grid.dtype == np.uint8
+        assert grid.shape == (own["rows"], own["columns"])
         (xx, xy, x0), (yx, yy, y0) = own["affine"]
         assert xy == yx == 0
         # The grid covers the whole film: its outer edges lie on, or outside of, the film's.

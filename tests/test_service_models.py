@@ -287,7 +287,12 @@ def test_a_model_that_loads_keeps_callers_waiting_but_not_the_platform(tmp_path:
                 break
             time.sleep(0.05)
         assert client.get("/ping").status_code == 200
-        assert ask(client).json()["predictions"][0]["label"] in ("NORMAL", "PNEUMONIA")
+        # What is no radiograph is said to be none; black, white and noise are no pneumonia of 0.5 and more.
+        noise = np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)
+        for picture in (noise, np.zeros_like(noise), np.full_like(noise, 255)):
+            (shown,) = ask(client, data=png(picture)).json()["predictions"]
+            assert shown["status"] == "out_of_scope" or shown["probabilities"]["PNEUMONIA"] < 0.1
+            assert sum(shown["probabilities"].values()) == pytest.approx(1)
 
 
 def test_sigterm_answers_what_was_accepted_and_takes_no_more(tmp_path: Path) -> None:

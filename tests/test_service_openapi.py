@@ -75,7 +75,9 @@ def api(served: Serving, document: dict[str, Any], headers: dict[str, str]) -> A
             for method, operation in item.items():
                 for parameter in operation.get("parameters", ()):
                     if parameter["name"] in ("study_id", "image_id"):
-                        parameter["examples"] = {"there": {"value": _fresh(client, (place, METHODS.index(method)), path)}}
+                        parameter["examples"] = {
+                            "there": {"value": _fresh(client, (place, METHODS.index(method)), path)}
+                        }
                     elif parameter["in"] == "path" and path.startswith("/v1/models"):
                         parameter["examples"] = {"there": {"value": "other"}}
     # A file may be anything; only the films above are sent where a result is expected.
@@ -128,7 +130,7 @@ def test_the_service_does_what_its_description_says(api: Any, document: dict[str
 
 
 def test_the_description_is_valid_and_names_every_route(served: Serving, document: dict[str, Any]) -> None:
-    validate(document)  # type: ignore[arg-type]
+    validate(document)
     operations = [
         (path, method, operation) for path, item in document["paths"].items() for method, operation in item.items()
     ]

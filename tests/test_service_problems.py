@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 from fastapi import Body, FastAPI, Request
 from fastapi.testclient import TestClient

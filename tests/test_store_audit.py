@@ -221,7 +221,6 @@ store.close()
 
 
 def test_threads_and_processes_write_one_trail(url: str) -> None:
-    # The processes open the same empty database at the same time, too.
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, url, f"process {number}", "40"], stderr=subprocess.PIPE)
         for number in range(2)

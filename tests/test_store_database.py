@@ -27,7 +27,7 @@ from rentgen.store.studies import Store
 
 @pytest.fixture(params=kept.KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return kept.fresh(request, tmp_path)
+    return kept.fresh(request, tmp_path, empty=True)
 
 
 def test_revisions_lead_to_the_head() -> None:

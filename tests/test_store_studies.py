@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import kept
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from kept import ADMIN, BUNDLE, KEY, PATIENT_ID, STUDY_UID, add, answer, film, sha
 
 from rentgen.errors import SettingError, StoreError
 from rentgen.records import Status
 from rentgen.records.studies import Principal, Role, StoredPrediction, Urgency
 from rentgen.store.studies import Store
-from rentgen.store.worklist import Place, decode, encode
 
 
 @pytest.fixture(params=kept.KINDS)
@@ -136,6 +132,7 @@ def test_what_was_missing_is_filled_in(url: str) -> None:
     assert (now.source_format, now.rows, now.file_kept) == ("dicom", 48, True)
     assert keeping.file(now.image_id) == b"bytes"
     assert keeping.patient_studies(PATIENT_ID) == (now.study_id,)
+    assert [entry.action for entry in keeping.audit_entries()] == ["study.add", "study.complete"]
     keeping.close()
 
 
@@ -162,130 +159,6 @@ def test_films_of_one_study_stand_together(store: Store) -> None:
     assert [image.image_id for image in study.images] == [one.image_id, two.image_id]
     # Nobody has read the second film.
     assert study.read_at is None
-
-
-def test_a_study_is_as_urgent_as_its_films_newest_answers(store: Store) -> None:
-    one, two = add(store, "one", film()), add(store, "two", film())
-    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
-
-    def placed() -> tuple[Urgency, float]:
-        study = store.study(one.study_id)
-        assert study is not None
-        return study.urgency, study.score
-
-    def say(image_id: str, bundle: str, at: datetime, urgency: Urgency, score: float) -> None:
-        store.add_prediction(
-            image_id, answer(bundle_id=bundle, created_at=at, urgency=urgency, score=score), actor=ADMIN
-        )
-
-    assert placed() == (Urgency.DOUBT, 0.0)
-    say(one.image_id, "old", early, Urgency.URGENT, 0.9)
-    assert placed() == (Urgency.URGENT, 0.9)
-    say(one.image_id, "new", late, Urgency.ROUTINE, 0.2)
-    assert placed() == (Urgency.ROUTINE, 0.2)
-    say(two.image_id, "new", late, Urgency.ROUTINE, 0.3)
-    assert placed() == (Urgency.ROUTINE, 0.3)
-    say(two.image_id, "older", early, Urgency.URGENT, 1.0)
-    assert placed() == (Urgency.ROUTINE, 0.3)
-
-
-STUDIES = st.lists(
-    st.tuples(st.sampled_from(Urgency), st.sampled_from((0.0, 0.1 + 0.2, 0.3, 1.0)), st.booleans()), max_size=8
-)
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(added=STUDIES, limit=st.integers(1, 9), waiting=st.sampled_from((True, False, None)))
-def test_pages_give_the_order_of_a_plain_sort(
-    store: Store, added: list[tuple[Urgency, float, bool]], limit: int, waiting: bool | None
-) -> None:
-    already = len(list(pages(store, None, 500)))
-    for number, (urgency, score, read) in enumerate(added, already):
-        image = add(store, f"film {number}")
-        store.add_prediction(image.image_id, answer(urgency=urgency, score=score), actor=ADMIN)
-        if read:
-            store.mark_read(image.study_id, read=True, actor=ADMIN)
-    everything = [store.study(study_id) for study_id in pages(store, None, 500)]
-    assert len(everything) == already + len(added)
-    wanted = sorted(
-        (s.read_at is not None, s.urgency, -s.score, s.received_at, s.study_id)
-        for s in everything
-        if s is not None and waiting in (None, s.read_at is None)
-    )
-    assert list(pages(store, waiting, limit)) == [place[-1] for place in wanted]
-
-
-def pages(store: Store, waiting: bool | None, limit: int) -> Iterator[str]:
-    """Yield the ids of the worklist, page by page."""
-    cursor = None
-    while True:
-        found, cursor = store.worklist(waiting=waiting, limit=limit, cursor=cursor)
-        assert len(found) <= limit
-        yield from (study.study_id for study in found)
-        if cursor is None:
-            return
-
-
-def test_the_order_uses_its_index(url: str) -> None:
-    Store.open(url).close()
-    query = (
-        "SELECT id FROM studies WHERE state = 0 AND (state, urgency, negative_score, received_at, id) > "
-        "(0, 0, -0.5, '2026-01-01 00:00:00', 'a') ORDER BY state, urgency, negative_score, received_at, id LIMIT 5"
-    )
-    if url.startswith("sqlite"):
-        plan = kept.run(url, f"EXPLAIN QUERY PLAN {query}")
-    else:
-        plan = kept.run(url, "SET enable_seqscan = off", "SET enable_bitmapscan = off", f"EXPLAIN {query}")
-    assert "ix_studies_worklist" in str(plan)
-    assert "Sort" not in str(plan)
-    assert "TEMP B-TREE" not in str(plan)
-
-
-@pytest.mark.parametrize("limit", [0, 501, -1])
-def test_limits_of_pages(store: Store, limit: int) -> None:
-    with pytest.raises(SettingError, match=r"limit in \[1, 500\]"):
-        store.worklist(limit=limit)
-
-
-PLACES = st.builds(
-    Place,
-    st.integers(0, 1),
-    st.integers(0, 2),
-    st.floats(-1, 0),
-    st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
-    st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26),
-)
-
-
-@given(PLACES)
-def test_cursors_lead_back(place: Place) -> None:
-    assert decode(encode(place)) == place
-
-
-@given(st.one_of(st.text(max_size=80), st.binary(max_size=60).map(lambda raw: raw.hex())))
-def test_cursors_of_strangers(text: str) -> None:
-    with pytest.raises(SettingError, match="cursor that came with the page before"):
-        decode(text)
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        '[0,0,0,0,"a","b"]',
-        '[0,0,NaN,0,"a"]',
-        '[9,0,0,0,"a"]',
-        "[0,0,0,0,1]",
-        '[0,0,0,1e999,"a"]',
-        "{}",
-        "[" * 9000,
-        '[0,0,0,99999999999999999999999,"a"]',
-    ],
-)
-def test_cursors_made_up(place: str) -> None:
-    import base64
-
-    with pytest.raises(SettingError, match="cursor that came with the page before"):
-        decode(base64.urlsafe_b64encode(place.encode()).decode().rstrip("="))
 
 
 def test_feedback_reads_the_study(store: Store) -> None:
@@ -333,91 +206,6 @@ def test_feedback_comes_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) 
     found = list(store.all_feedback())
     assert [image.image_id for image, _, _ in found] == [image.image_id for image in images]
     assert all(p is not None and p.image_id == i.image_id for i, p, _ in found)
-
-
-def full(store: Store, name: str, shown: Any = None) -> str:  # noqa: ANN401
-    """Return a study with a film, a prediction and feedback."""
-    image = add(store, name, shown, b"bytes")
-    prediction = store.add_prediction(image.image_id, answer(), actor=ADMIN)
-    store.add_feedback(
-        image.image_id, prediction_id=prediction.prediction_id, agree=True, label=None, comment="hm", actor=ADMIN
-    )
-    return image.study_id
-
-
-def rows(url: str) -> dict[str, int]:
-    tables = ("studies", "images", "files", "predictions", "feedback")
-    return {table: kept.run(url, f"SELECT count(*) FROM {table}")[0][0] for table in tables}  # noqa: S608
-
-
-def test_deletion_takes_everything_but_the_trail(store: Store, url: str) -> None:
-    gone, stays = full(store, "gone"), full(store, "stays")
-    store.delete_study(gone, actor=ADMIN)
-    assert store.study(gone) is None
-    assert store.study(stays) is not None
-    assert set(rows(url).values()) == {1}
-    assert [entry.action for entry in store.audit_entries() if entry.subject == gone] == [
-        "study.add",
-        "prediction.add",
-        "feedback.add",
-        "study.delete",
-    ]
-    # The same film may come again.
-    assert add(store, "gone").study_id == gone
-    assert store.verify_audit() == 8
-
-
-def test_a_patient_is_forgotten(store: Store, url: str) -> None:
-    mine = [full(store, "one", film()), full(store, "two", film(study_instance_uid=None, patient_id=f" {PATIENT_ID} "))]
-    other = full(store, "three", film(study_instance_uid=None, patient_id="another"))
-    nobody = full(store, "four", film(study_instance_uid=None, patient_id=" "))
-    assert store.patient_studies(PATIENT_ID) == tuple(mine)
-    assert store.delete_patient(f"{PATIENT_ID} ", actor=ADMIN) == 2
-    assert store.delete_patient(PATIENT_ID, actor=ADMIN) == 0
-    assert store.delete_patient("", actor=ADMIN) == 0
-    assert {found.study_id for found in store.worklist(waiting=None)[0]} == {other, nobody}
-    assert set(rows(url).values()) == {2}
-    assert PATIENT_ID not in str(store.audit_entries())
-
-
-def test_old_studies_go(store: Store, url: str) -> None:
-    old, young = full(store, "old"), full(store, "young")
-    moment = (datetime.now(UTC) - timedelta(days=30, minutes=1)).strftime("%Y-%m-%d %H:%M:%S.%f")
-    kept.run(url, f"UPDATE studies SET received_at = '{moment}' WHERE id = '{old}'")  # noqa: S608
-    assert store.sweep(31, actor=ADMIN) == 0
-    assert store.sweep(30, actor=ADMIN) == 1
-    assert store.study(old) is None
-    assert store.study(young) is not None
-    assert store.audit_entries()[-1].detail == {"why": "retention", "keep_days": 30}
-    with pytest.raises(SettingError, match="keep_days"):
-        store.sweep(0, actor=ADMIN)
-
-
-def test_export_says_all_in_plain_json(store: Store) -> None:
-    study_id = full(store, "film", film())
-    told = store.export_study(study_id, actor=ADMIN)
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    study = store.study(study_id)
-    assert study is not None
-    image, prediction, said = study.images[0], study.predictions[0], study.feedback[0]
-    assert told["study_id"] == study_id
-    assert told["images"][0] == {
-        **asdict(image),
-        "spacing_mm": list(image.spacing_mm or ()),
-        "notes": list(image.notes),
-        "received_at": image.received_at.isoformat(timespec="microseconds"),
-        "file": "Ynl0ZXM=",
-    }
-    assert set(told["predictions"][0]) == set(prediction.__dataclass_fields__)
-    assert told["predictions"][0]["maps"]["shape"] == [2, 3, 5]
-    assert told["feedback"][0]["comment"] == said.comment == "hm"
-    assert [entry["action"] for entry in told["audit"]] == [
-        "study.add",
-        "prediction.add",
-        "feedback.add",
-        "study.export",
-    ]
-    assert "file" not in store.export_study(study_id, actor=ADMIN, files=False)["images"][0]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from rentgen.engine.predictor import Predictor, heat_map
 from rentgen.errors import InputError, UnsupportedImageError
 from rentgen.images.prepare import to_native
 from rentgen.records import Geometry, Interval, OperatingPoint, Prediction, Preprocessing, ResizeMode, Status
+from rentgen.records.results import is_finding
 from rentgen.records.studies import StoredPrediction, Urgency
-from rentgen.workflow import analyse, belongs_to, describe, grid_to_native, is_finding, native_map, to_bytes
+from rentgen.workflow import analyse, belongs_to, describe, grid_to_native, native_map, to_bytes
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SURE = Interval(0.95, 0.9, 1.0)

@@ -12,13 +12,8 @@ from rentgen.errors import InputError
 from rentgen.images.prepare import map_to_native
 from rentgen.images.read import DEFAULT_LIMITS, Limits, read
 from rentgen.records import Card, Float32, Geometry, Prediction, Radiograph, Status, UInt8
+from rentgen.records.results import DECIDING_POINTS, is_finding
 from rentgen.records.studies import Point, StoredPrediction, Urgency
-
-SENSITIVE = ("youden", "sensitivity_0.95")
-"""Operating points for finding disease; the lower threshold of the two decides what is urgent."""
-
-UNREMARKABLE = frozenset({"normal", "no finding", "healthy", "negative"})
-"""Classes, without case and with blanks for underscores, that say that there is nothing to find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +102,8 @@ def judge_urgency(status: Status, points: tuple[Point, ...]) -> Urgency:
     """Return how soon a study with this answer should be read."""
     if status is not Status.OK:
         return Urgency.DOUBT
-    found = any(point.positive for point in points if point.name in SENSITIVE and is_finding(point.label))
+    found = any(point.positive for point in points if point.name in DECIDING_POINTS and is_finding(point.label))
     return Urgency.URGENT if found else Urgency.ROUTINE
-
-
-def is_finding(label: str) -> bool:
-    """Return whether a class names something to find.
-
-    Example:
-        >>> is_finding("NORMAL"), is_finding("No_Finding"), is_finding("effusion")
-        (False, False, True)
-    """
-    return label.lower().replace("_", " ").strip() not in UNREMARKABLE
 
 
 def _score(prediction: Prediction) -> float:

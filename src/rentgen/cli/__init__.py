@@ -10,12 +10,12 @@ from typing import NoReturn
 from rich.markup import escape
 
 # In the order in which `rentgen --help` shows their commands.
-from rentgen.cli import model, site, serve, data  # isort: skip
+from rentgen.cli import model, site, serve, store, result, deploy, deidentify, data  # isort: skip
 from rentgen.cli.options import app
 from rentgen.errors import RentgenError
 from rentgen.terminal import err
 
-__all__ = ["app", "data", "main", "model", "serve", "site"]
+__all__ = ["app", "data", "deidentify", "deploy", "main", "model", "result", "serve", "site", "store"]
 
 
 def main() -> None:

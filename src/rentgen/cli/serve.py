@@ -118,11 +118,12 @@ def run(settings: Settings, routes: CloudRoutes | None = None) -> None:
         with _needing_the_extra():
             import uvicorn
 
+            from rentgen.engine.cache import default_folder
             from rentgen.service.app import create_app
             from rentgen.service.logs import configure
 
         configure(settings.log_format)
-        application = create_app(settings, routes=routes, draining=lambda: server.should_exit)
+        application = create_app(settings, routes=routes, draining=lambda: server.should_exit, cache=default_folder())
         tls: dict[str, Any] = {}
         if settings.tls_certificate is not None and settings.tls_key is not None:
             tls = {"ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key.get_secret_value()}

@@ -66,6 +66,7 @@ class Predictor:
         precision: Precision = Precision.AUTO,
         batch_size: int = 1,
         streams: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Compile the bundle's graph and replay its golden vectors.
 
@@ -75,6 +76,7 @@ class Predictor:
             precision: of the arithmetic; by default bf16 where the processor has it and the golden vectors bear it.
             batch_size: films per call of the engine.
             streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
+            cache: folder where compiled graphs are kept and looked for; none by default.
 
         Raises:
             BundleError: the graph cannot be read, or does not answer as it did where it was made.
@@ -84,7 +86,14 @@ class Predictor:
         wanted = Precision(precision)
 
         def compiled(arithmetic: Precision) -> Session:
-            session = Session(bundle.model, engine=engine, precision=arithmetic, batch_size=batch_size, streams=streams)
+            session = Session(
+                bundle.model,
+                engine=engine,
+                precision=arithmetic,
+                batch_size=batch_size,
+                streams=streams,
+                cache=cache,
+            )
             replay(bundle, session)
             return session
 
@@ -105,12 +114,20 @@ class Predictor:
         precision: Precision = Precision.AUTO,
         batch_size: int = 1,
         streams: int | None = None,
+        cache: Path | None = None,
     ) -> Self:
         """Return a predictor of the bundle in a file, or of a name that comes with the package.
 
         Arguments and errors are as of the constructor.
         """
-        return cls(read_bundle(path), engine=engine, precision=precision, batch_size=batch_size, streams=streams)
+        return cls(
+            read_bundle(path),
+            engine=engine,
+            precision=precision,
+            batch_size=batch_size,
+            streams=streams,
+            cache=cache,
+        )
 
     def predict(self, source: Source, *, maps: bool = False) -> Prediction:
         """Return the prediction for one film; a file that cannot be read gives status `error`.

@@ -6,13 +6,16 @@ single film with one stream on all cores; both are a setting here (`streams`).
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino
 
+from rentgen.engine import cache as caches
 from rentgen.engine.graph import check_whole
 from rentgen.errors import BundleError, MissingExtraError, SettingError
 from rentgen.parallel.local import cores
@@ -25,6 +28,7 @@ EXACT = "distance"
 """The output that is computed in f32 whatever the precision of the others."""
 UNREADABLE = "The model's graph cannot be read by OpenVINO: expected ONNX with one uint8 input."
 
+_HINT = "INFERENCE_PRECISION_HINT"
 _FIRST_USE = threading.Lock()
 
 
@@ -65,6 +69,7 @@ class Session:
         precision: Precision = Precision.F32,
         batch_size: int = 1,
         streams: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Compile a graph whose input is uint8 (N, height, width).
 
@@ -74,6 +79,7 @@ class Session:
             precision: of the arithmetic; ONNX Runtime has f32 only.
             batch_size: images per call.
             streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
+            cache: folder where OpenVINO's compiled graphs are kept and looked for; none by default.
 
         Raises:
             BundleError: the graph cannot be read, or does not take films.
@@ -91,14 +97,9 @@ class Session:
         self._own = threading.local()
         if self.engine is EngineName.OPENVINO:
             self.precision = best_precision(Precision(precision))
-            graph, self.size, self._names = _read(model, batch_size)
-            # A distance whitens small differences of features: in bf16 it would be of rounding.
-            exact = self.precision is Precision.BF16 and EXACT in self._names
-            self._graphs = {MAIN: _compile(_without(graph, [EXACT]) if exact else graph, self.precision, self.streams)}
-            if exact:
-                rest = [name for name in self._names if name != EXACT]
-                whole, _, _ = _read(model, batch_size)
-                self._graphs[EXACT] = _compile(_without(whole, rest), Precision.F32, self.streams)
+            self._graphs, self.size, self._names = _open_openvino(
+                model, self.precision, batch_size=batch_size, streams=self.streams, cache=cache
+            )
             # OpenVINO's Python layer fills tables on first use, under locks that two threads can turn into a deadlock
             # with the interpreter's own (seen in 2026.4: Tensor.data). So the first use of all is made alone, here.
             with _FIRST_USE:
@@ -147,18 +148,28 @@ class Session:
             return dict(zip(names, self._runtime.run(list(names), {"image": images}), strict=True))
         if count < self.batch_size:
             images = np.concatenate([images, np.zeros((self.batch_size - count, *self.size), np.uint8)])
-        answers: dict[str, Float32] = {}
-        for place, graph in self._graphs.items():
+        asked: dict[str, tuple[Any, list[str]]] = {}
+        for place in self._graphs:
             wanted = [name for name in names if place == (name if name in self._graphs else MAIN)]
-            if not wanted:
-                continue
-            request = getattr(self._own, place, None)
-            if request is None:
-                request = graph.create_infer_request()
-                setattr(self._own, place, request)
-            request.infer({"image": images})
+            if wanted:
+                request = self._request(place)
+                request.get_input_tensor().data[:] = images
+                request.start_async()
+                asked[place] = request, wanted
+        # All have begun before one is waited for: a film alone has its two graphs computed side by side.
+        answers: dict[str, Float32] = {}
+        for request, wanted in asked.values():
+            request.wait()
             answers |= {name: request.get_tensor(name).data[:count].copy() for name in wanted}
         return answers
+
+    def _request(self, place: str) -> Any:  # noqa: ANN401
+        """Return this thread's own request of a graph."""
+        request = getattr(self._own, place, None)
+        if request is None:
+            request = self._graphs[place].create_infer_request()
+            setattr(self._own, place, request)
+        return request
 
 
 def _find_size(inputs: Sequence[tuple[str, str, Sequence[object]]]) -> tuple[int, int]:
@@ -206,19 +217,76 @@ def _without(graph: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
     return graph
 
 
-def _compile(graph: Any, precision: Precision, streams: int) -> Any:  # noqa: ANN401
+def _open_openvino(
+    model: bytes, precision: Precision, *, batch_size: int, streams: int, cache: Path | None
+) -> tuple[dict[str, Any], tuple[int, int], list[str]]:
+    """Return the compiled graphs by what they are for, height and width of the input, and the names of the outputs."""
+    options = _options(streams)
+    if cache is None:
+        return _compile_all(model, precision, batch_size, options)
+    core = openvino.Core()
+    made_with = {
+        "engine": core.get_versions("CPU")["CPU"].build_number,
+        "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "precision": precision,
+        "batch_size": batch_size,
+        "exact": EXACT,
+        **options,
+    }
+    key = caches.key_of(model, made_with)
+    found = caches.find(cache, key)
+    if found is not None:
+        try:
+            graphs = {
+                place: core.import_model(content, "CPU", {**options, _HINT: str(_precision_of(place, precision))})
+                for place, content in found.graphs.items()
+            }
+            return graphs, found.size, list(found.names)
+        except RuntimeError:
+            # Another build under the same name, perhaps; it is compiled anew and kept in this one's place.
+            pass
+    graphs, size, names = _compile_all(model, precision, batch_size, options)
+    caches.keep(cache, key, caches.Compiled(size, tuple(names), {place: _export(graphs[place]) for place in graphs}))
+    return graphs, size, names
+
+
+def _compile_all(
+    model: bytes, precision: Precision, batch_size: int, options: Mapping[str, object]
+) -> tuple[dict[str, Any], tuple[int, int], list[str]]:
+    graph, size, names = _read(model, batch_size)
+    # A distance whitens small differences of features: in bf16 it would be of rounding.
+    exact = precision is Precision.BF16 and EXACT in names
+    graphs = {MAIN: _compile(_without(graph, [EXACT]) if exact else graph, precision, options)}
+    if exact:
+        whole, _, _ = _read(model, batch_size)
+        rest = [name for name in names if name != EXACT]
+        graphs[EXACT] = _compile(_without(whole, rest), Precision.F32, options)
+    return graphs, size, names
+
+
+def _precision_of(place: str, precision: Precision) -> Precision:
+    return Precision.F32 if place == EXACT else precision
+
+
+def _options(streams: int) -> dict[str, object]:
+    """Return how the engine shall use the processors.
+
+    Pinned threads stand still where another program has their processor, and two programs pin to the same ones.
+    """
+    return {"INFERENCE_NUM_THREADS": max(streams, cores()), "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+
+
+def _compile(graph: Any, precision: Precision, options: Mapping[str, object]) -> Any:  # noqa: ANN401
     try:
-        return openvino.Core().compile_model(
-            graph,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": str(precision),
-                "INFERENCE_NUM_THREADS": max(streams, cores()),
-                "NUM_STREAMS": streams,
-            },
-        )
+        return openvino.Core().compile_model(graph, "CPU", {**options, _HINT: str(precision)})
     except RuntimeError as error:
         raise BundleError(UNREADABLE) from error
+
+
+def _export(graph: Any) -> bytes:  # noqa: ANN401
+    stream: io.BytesIO = graph.export_model()
+    return stream.getvalue()
 
 
 def _open_runtime(model: bytes, streams: int) -> Any:  # noqa: ANN401

@@ -175,7 +175,6 @@ def _keep(
             actor=who,
         )
         new = new or known is None
-        desk.films.put(image.image_id, film)
         studies[image.study_id] = None
     return list(studies), failed, new
 
@@ -216,12 +215,17 @@ async def worklist(
 async def get_study(desk: DeskOf, who: Reader, study_id: Id) -> Response:
     """Return all that is known of a study; that it was looked at goes into the audit trail."""
     store = desk.kept()
-    study = await asyncio.to_thread(_study, store, study_id)
+    study = await asyncio.to_thread(study_of, store, study_id)
     await asyncio.to_thread(store.audit, who, "study.view", study_id)
     return JSONResponse(_out(desk, study))
 
 
-def _study(store: Store, study_id: str) -> Study:
+def study_of(store: Store, study_id: str) -> Study:
+    """Return a study.
+
+    Raises:
+        Problem: 404, there is none.
+    """
     study = store.study(study_id)
     if study is None:
         raise Problem(404, "not_found", "There is no such study.")
@@ -245,9 +249,9 @@ def _image(store: Store, image_id: str) -> StoredImage:
 async def mark_read(desk: DeskOf, who: Physician, study_id: Id, body: schemas.ReadIn) -> Response:
     """Return the study as it is then."""
     store = desk.kept()
-    await asyncio.to_thread(_study, store, study_id)
+    await asyncio.to_thread(study_of, store, study_id)
     await asyncio.to_thread(store.mark_read, study_id, read=body.read, actor=who)
-    return JSONResponse(_out(desk, await asyncio.to_thread(_study, store, study_id)))
+    return JSONResponse(_out(desk, await asyncio.to_thread(study_of, store, study_id)))
 
 
 @router.delete(
@@ -256,7 +260,7 @@ async def mark_read(desk: DeskOf, who: Physician, study_id: Id, body: schemas.Re
 async def delete_study(desk: DeskOf, who: Admin, study_id: Id) -> Response:
     """Delete films, results and feedback; the audit trail keeps that it was done."""
     store = desk.kept()
-    study = await asyncio.to_thread(_study, store, study_id)
+    study = await asyncio.to_thread(study_of, store, study_id)
     await asyncio.to_thread(store.delete_study, study_id, actor=who)
     for image in study.images:
         desk.films.forget(image.image_id)
@@ -355,7 +359,8 @@ async def heatmap(
     stored = await asyncio.to_thread(_prediction, desk, desk.kept(), image_id, model)
     if stored.maps is None or (label is not None and label not in stored.probabilities):
         raise Problem(404, "not_found", "There is no heat map of that class for this film.")
-    body = await asyncio.to_thread(lambda: heatmap_png(native_map(stored, label)))
+    async with desk.painting:
+        body = await asyncio.to_thread(lambda: heatmap_png(native_map(stored, label)))
     return Response(body, media_type="image/png")
 
 
@@ -365,7 +370,7 @@ def _prediction(desk: Desk, store: Store, image_id: str, model: str | None) -> S
     if model is not None:
         found = store.find_prediction(image_id, desk.models.entry(model).bundle_id or "")
     else:
-        study = _study(store, image.study_id)
+        study = study_of(store, image.study_id)
         found = next((stored for stored in study.predictions if stored.image_id == image_id), None)
     if found is None:
         raise Problem(404, "not_found", "There is no prediction for this film.")
@@ -408,7 +413,7 @@ async def add_feedback(
 
 def _judged(store: Store, image_id: str, prediction_id: str | None) -> StoredPrediction | None:
     """Return the prediction of a film that feedback is about: the named one, or the newest."""
-    study = _study(store, _image(store, image_id).study_id)
+    study = study_of(store, _image(store, image_id).study_id)
     own = [stored for stored in study.predictions if stored.image_id == image_id]
     if prediction_id is None:
         return own[0] if own else None

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rentgen.errors import RentgenError
 from rentgen.images.read import DEFAULT_LIMITS
 from rentgen.parallel.local import cores
 from rentgen.records import DISCLAIMER
 from rentgen.records.studies import Principal, Role
-from rentgen.service import api, cloud, login, pages, problems, research, watch
+from rentgen.service import api, cloud, login, pages, problems, report, research, watch
 from rentgen.service.cloud import CloudRoutes
 from rentgen.service.desk import Desk
 from rentgen.service.films import FilmCache
@@ -41,13 +43,20 @@ logger = logging.getLogger(__name__)
 SYSTEM = Principal("system", Role.ADMIN)
 """Who does what nobody asked for: retention."""
 
+MAX_WORDS = 128 * 1024
+"""Bytes of a request that holds no films."""
+
 _DESCRIPTION = f"""Radiographs in, calibrated predictions out. {DISCLAIMER}
 
 Every error is a problem document (RFC 9457) with a stable `code`."""
 
 
 def create_app(
-    settings: Settings, *, routes: CloudRoutes | None = None, draining: Callable[[], bool] = lambda: False
+    settings: Settings,
+    *,
+    routes: CloudRoutes | None = None,
+    draining: Callable[[], bool] = lambda: False,
+    cache: Path | None = None,
 ) -> FastAPI:
     """Return the application; models are loaded when it starts, and until then it answers 503 where it needs one.
 
@@ -55,11 +64,12 @@ def create_app(
         settings: of this installation.
         routes: where a cloud's platform asks.
         draining: whether the server is being stopped.
+        cache: folder where compiled graphs are kept and looked for; none by default.
 
     Raises:
         RentgenError: a bundle or the store cannot be opened.
     """
-    desk = _open(settings)
+    desk = _open(settings, cache)
     app = FastAPI(
         title="Rentgen",
         version=version("rentgen"),
@@ -77,6 +87,7 @@ def create_app(
     app.add_exception_handler(405, _on_wrong_method)
     _guard(app, desk, routes or CloudRoutes())
     app.include_router(api.router)
+    app.include_router(report.router)
     app.include_router(research.router)
     app.include_router(watch.router)
     app.include_router(login.router)
@@ -85,8 +96,8 @@ def create_app(
     return app
 
 
-def _open(settings: Settings) -> Desk:
-    models = Models(settings.models, precision=settings.precision, streams=settings.streams)
+def _open(settings: Settings, cache: Path | None) -> Desk:
+    models = Models(settings.models, precision=settings.precision, streams=settings.streams, cache=cache)
     key = None if settings.key is None else settings.key.get_secret_value()
     store = None
     if settings.store:
@@ -114,6 +125,7 @@ def _guard(app: FastAPI, desk: Desk, routes: CloudRoutes) -> None:
     find_key = desk.store.find_key if desk.store is not None else _no_key
     app.state.gatekeeper = Gatekeeper(settings, find_key, Sessions(), Tokens.of(settings))
     open_paths = {*CLOUD_ROUTES, *(path for path in (routes.health, routes.predict) if path)}
+    app.add_middleware(LimitWords, films={"/v1/predict", "/v1/studies", "/invocations", "/score", routes.predict or ""})
     app.add_middleware(LimitBody, max_bytes=round(settings.max_body_mb * 1e6))
     app.add_middleware(
         Throttle,
@@ -138,6 +150,28 @@ def _guard(app: FastAPI, desk: Desk, routes: CloudRoutes) -> None:
 def _bundle_info(entry: Model) -> BundleInfo:
     title = entry.predictor.card.name if entry.predictor else ""
     return BundleInfo(entry.name, entry.bundle_id or "", title, entry.predictor is not None)
+
+
+class LimitWords:
+    """Ends a request with a large body where no films are expected, only a few words of JSON.
+
+    Those are read on the event loop and before anyone is asked who they are: megabytes of them would hold up everyone.
+
+    Args:
+        app: to call.
+        films: paths at which films come, and whose bodies may be large.
+    """
+
+    def __init__(self, app: ASGIApp, films: Collection[str]) -> None:
+        self.app = app
+        self.films = frozenset(films)
+        self.limited = LimitBody(app, MAX_WORDS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or answer 413."""
+        path = scope.get("path", "")
+        large = scope["type"] != "http" or path in self.films or path.startswith("/v1/endpoints/")
+        await (self.app if large else self.limited)(scope, receive, send)
 
 
 def _no_key(_: str) -> None:

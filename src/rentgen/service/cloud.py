@@ -49,7 +49,7 @@ class CloudRoutes:
     max_payload_mb: int = 6
 
 
-def desk_of(request: Request) -> Desk:
+async def desk_of(request: Request) -> Desk:
     """Return what the service has at hand."""
     desk: Desk = request.app.state.desk
     return desk

@@ -67,7 +67,7 @@ class Comparisons:
         Raises:
             Problem: 404.
         """
-        found = self._known.get(int(number)) if number.isdecimal() and len(number) < 10 else None
+        found = self._known.get(int(number)) if number.isascii() and number.isdecimal() and len(number) < 10 else None
         if found is None:
             raise Problem(404, "not_found", "There is no such comparison; they are remembered until the service stops.")
         return found

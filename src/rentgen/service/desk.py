@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from rentgen.records import Radiograph
 from rentgen.records.studies import StoredImage, StoredPrediction
 from rentgen.service.comparisons import Comparisons
 from rentgen.service.drift import Drifts
-from rentgen.service.films import FilmCache
+from rentgen.service.films import FilmCache, without_pixels
 from rentgen.service.incoming import Incoming
 from rentgen.service.metrics import Metrics
 from rentgen.service.models import Model, Models
@@ -73,6 +73,7 @@ class Desk:
         limits: on what a film may ask for.
         comparisons: of models, in the background.
         drifts: of the last answers of each model.
+        painting: who holds it may paint a heat map in native size: one of a hundred megapixels takes a gigabyte.
     """
 
     settings: Settings = field(repr=False)
@@ -84,6 +85,7 @@ class Desk:
     limits: Limits
     comparisons: Comparisons = field(default_factory=Comparisons)
     drifts: Drifts = field(default_factory=Drifts)
+    painting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2), repr=False)
 
     async def answer(
         self, request: Request, films: Sequence[Incoming], model: str | None, *, maps: bool = False
@@ -94,10 +96,10 @@ class Desk:
             request: whose client may leave; then what has not begun is not begun.
             films: of its body.
             model: its name; None for the default.
-            maps: compute activation maps of all, also where they were not asked for.
+            maps: the films will be kept: compute activation maps of all, and hold their pixels for a while.
 
         Raises:
-            Problem: 404, 503: no such model, or not yet; 429: too many films wait; 408: it took too long.
+            Problem: 404, 503: no such model, or not yet, or it took too long; 429: too many films wait.
         """
         entry, predictor = self.models.predictor(model)
         # Each in the request's context: log lines and spans of the job belong to it.
@@ -122,7 +124,20 @@ class Desk:
         )
         self.metrics.observe_film(entry.name, stored, time.perf_counter() - began, began - queued)
         self.drifts.observe(entry.name, predictor.card, stored)
-        return Answered(incoming, answer, stored)
+        return Answered(incoming, self._put_aside(answer, keep=maps), stored)
+
+    def _put_aside(self, answer: Answer, *, keep: bool) -> Answer:
+        """Return an answer without the film's pixels, which wait in bounded memory, where they are wanted at all.
+
+        Small files make large films, and a request holds its answers until the last is there.
+        """
+        film = answer.film
+        if film is None:
+            return answer
+        if keep and self.store is not None:
+            image_id, _ = self.store.ids_for(film.content_hash, film.study_instance_uid)
+            self.films.put(image_id, film)
+        return replace(answer, film=without_pixels(film))
 
     def film(self, image: StoredImage) -> Radiograph:
         """Return the pixels of a film that is still in memory or was kept.
@@ -160,7 +175,7 @@ async def unless_gone(request: Request, work: Awaitable[T], timeout_s: float) ->
     """Return what the work gives, unless the client leaves or it takes too long: then the work is cancelled.
 
     Raises:
-        Problem: 408 `timeout`; also where the client left, who does not read it.
+        Problem: 503 `busy`; also where the client left, who does not read it.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_wait_gone(request))

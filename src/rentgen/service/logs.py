@@ -4,8 +4,8 @@ What is written, by whom it comes from:
 
 - **Rentgen's own lines** in full: their texts are ours, and hold ids, codes and counts.
 - **The web server's** (`uvicorn.error`) as its template without values: `Started server process [%d]`.
-- **Everybody else's** (pydicom, SQLAlchemy, Python's warnings, ...): which logger, at which line, at which level; the
-  text is withheld, because such texts quote what they stumble over, and that may be a header with a name in it.
+- **Everybody else's** (pydicom, SQLAlchemy, Python's warnings, ...) from level warning on: which logger, at which line;
+  the text is withheld, because such texts quote what they stumble over, and that may be a header with a name in it.
 - **An exception** as its class and the places it passed, without its message and without source lines.
 
 So a line can be told to nobody who may not see it; what a filter like this cannot do is to know a name when it sees
@@ -56,6 +56,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def configure(log_format: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
     """Send all logs of the process to one stream, in one form; calling it again replaces what it set.
 
+    A plain stream handler of somebody else (`logging.basicConfig`) goes: it would write what is withheld here.
+
     Args:
         log_format: `json` for a JSON object a line, `text` for people.
         level: the least that is written.
@@ -63,9 +65,10 @@ def configure(log_format: str, *, level: int = logging.INFO, stream: TextIO | No
     """
     root = logging.getLogger()
     for handler in [*root.handlers]:
-        if isinstance(handler, _Stream):
+        if type(handler) in (_Stream, logging.StreamHandler):
             root.removeHandler(handler)
     handler = _Stream(stream or sys.stderr)
+    handler.addFilter(_is_worth_telling)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     root.addHandler(handler)
     root.setLevel(level)
@@ -79,6 +82,11 @@ def configure(log_format: str, *, level: int = logging.INFO, stream: TextIO | No
 
 class _Stream(logging.StreamHandler[TextIO]):
     """The handler that `configure` sets, to know it again."""
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Return whether a line says something when its text is withheld: of others, warnings and worse do."""
+    return _is_ours(record) or record.name == SERVER or record.levelno >= logging.WARNING
 
 
 def told(record: logging.LogRecord) -> dict[str, Any]:

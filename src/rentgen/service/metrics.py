@@ -230,7 +230,13 @@ def route_of(scope: Scope) -> str:
         path = getattr(route, "path", None)
         if isinstance(path, str) and path:
             return path
-    mounted = scope.get("root_path") if "endpoint" in scope else ""
+    if "endpoint" not in scope:
+        return OTHER
+    # Plain Starlette routes do not say which they are; one without parameters is known by its path.
+    asked: str = scope["path"]
+    if any(getattr(each, "path", None) == asked for each in getattr(scope.get("app"), "routes", ())):
+        return asked
+    mounted = scope.get("root_path")
     return f"{mounted}/*" if mounted else OTHER
 
 

@@ -57,7 +57,12 @@ class Models:
     """Names to bundles. Reading is safe from any thread; a reload swaps a whole entry."""
 
     def __init__(
-        self, names: tuple[str, ...], *, precision: Precision = Precision.AUTO, streams: int | None = None
+        self,
+        names: tuple[str, ...],
+        *,
+        precision: Precision = Precision.AUTO,
+        streams: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Find the bundles' files; nothing is loaded yet.
 
@@ -65,6 +70,7 @@ class Models:
             names: of bundles that ship, or files; the first is the default.
             precision: of the arithmetic.
             streams: films computed side by side.
+            cache: folder where compiled graphs are kept and looked for; none by default.
 
         Raises:
             BundleError: there is no such bundle.
@@ -72,6 +78,7 @@ class Models:
         """
         self._precision = precision
         self._streams = streams
+        self._cache = cache
         self._swap = threading.Lock()
         found = [bundles.find(name) for name in names]
         self._entries = {path.stem: Model(path.stem, path) for path in found}
@@ -109,7 +116,9 @@ class Models:
         entry = self.entry(name)
         with self._swap:
             try:
-                predictor = Predictor.load(entry.source, precision=self._precision, streams=self._streams)
+                predictor = Predictor.load(
+                    entry.source, precision=self._precision, streams=self._streams, cache=self._cache
+                )
             except RentgenError as error:
                 state = ModelState.FAILED if entry.predictor is None else entry.state
                 self._entries[name] = Model(name, entry.source, state, entry.predictor, str(error))

@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-async def metrics(desk: DeskOf, _: Reader) -> Response:
+def metrics(desk: DeskOf, _: Reader) -> Response:
     """Return all of them in Prometheus' text format."""
     body, content_type = desk.metrics.render()
     return Response(body, headers={"Content-Type": content_type})

@@ -65,21 +65,20 @@ def add_image(connection: Connection, sealer: Sealer, arrival: Arrival, actor: P
     """Return the film as it is kept; what was missing of one that is known is filled in: its file, what it shows."""
     known = connection.execute(_IMAGE, {"id_": arrival.image_id}).one_or_none()
     if known is None:
-        known = _add_new(connection, sealer, arrival, actor)
-    missing: dict[str, Any] = {}
-    if known.source_format is None and arrival.film is not None:
-        missing |= film_values(arrival.film) | {"patient": arrival.patient}
-    if not known.file_kept and arrival.data is not None:
-        told = f"files.data {arrival.image_id}"
-        insert_new(connection, FileRow, {"image_id": arrival.image_id, "data": sealer.seal(arrival.data, told)})
-        missing["file_kept"] = True
-    if missing:
-        connection.execute(_CHANGE_IMAGE, missing | {"id_": arrival.image_id})
+        done = _add_new(connection, sealer, arrival)
         known = connection.execute(_IMAGE, {"id_": arrival.image_id}).one()
+    else:
+        done = _complete(connection, sealer, arrival, known)
+        if done:
+            known = connection.execute(_IMAGE, {"id_": arrival.image_id}).one()
+    if done:
+        detail = {"image": known.id, "file_kept": known.file_kept}
+        audit.append(connection, sealer, actor, done, known.study_id, detail)
     return to_image(known, sealer)
 
 
-def _add_new(connection: Connection, sealer: Sealer, arrival: Arrival, actor: Principal) -> sa.Row[Any]:
+def _add_new(connection: Connection, sealer: Sealer, arrival: Arrival) -> str | None:
+    """Return what was done; None where another process has just brought the same film."""
     now = datetime.now(UTC)
     fresh = {"state": 0, "urgency": int(Urgency.DOUBT), "negative_score": 0.0}
     if not insert_new(connection, StudyRow, {"id": arrival.study_id, "received_at": now, **fresh}):
@@ -92,12 +91,32 @@ def _add_new(connection: Connection, sealer: Sealer, arrival: Arrival, actor: Pr
         "patient": arrival.patient,
         "name": kept_text(arrival.name[-MOST_NAME:], f"images.name {arrival.image_id}", sealer),
         "received_at": now,
-        "file_kept": False,
+        "file_kept": arrival.data is not None,
     }
-    if insert_new(connection, ImageRow, values | film_values(arrival.film)):
-        detail = {"image": arrival.image_id, "file_kept": arrival.data is not None}
-        audit.append(connection, sealer, actor, "study.add", arrival.study_id, detail)
-    return connection.execute(_IMAGE, {"id_": arrival.image_id}).one()
+    if not insert_new(connection, ImageRow, values | film_values(arrival.film)):
+        return None
+    _add_file(connection, sealer, arrival)
+    return "study.add"
+
+
+def _complete(connection: Connection, sealer: Sealer, arrival: Arrival, known: sa.Row[Any]) -> str | None:
+    """Return what was done; None where nothing was missing."""
+    missing: dict[str, Any] = {}
+    if known.source_format is None and arrival.film is not None:
+        missing |= film_values(arrival.film) | {"patient": arrival.patient}
+    if not known.file_kept and arrival.data is not None:
+        _add_file(connection, sealer, arrival)
+        missing["file_kept"] = True
+    if not missing:
+        return None
+    connection.execute(_CHANGE_IMAGE, missing | {"id_": arrival.image_id})
+    return "study.complete"
+
+
+def _add_file(connection: Connection, sealer: Sealer, arrival: Arrival) -> None:
+    if arrival.data is not None:
+        sealed = sealer.seal(arrival.data, f"files.data {arrival.image_id}")
+        insert_new(connection, FileRow, {"image_id": arrival.image_id, "data": sealed})
 
 
 def add_prediction(

@@ -1,0 +1,80 @@
+/** What stands around everything: the head, the foot, and what is said in passing. */
+
+import { link } from "../api";
+import { type Language, language, setLanguage, t } from "../i18n";
+import { route } from "../route";
+import { health, leave, notice, who } from "../state";
+import { disclaimer } from "../words";
+import { Icon } from "./Icon";
+import { dialog } from "./dialogs";
+
+export function Head() {
+  const at = route.value.name;
+  return (
+    <header class="head">
+      <button type="button" class="skip" onClick={() => document.getElementById("main")?.focus()}>
+        {t("skip")}
+      </button>
+      <a class="brand" href="#/">
+        <svg viewBox="0 0 32 32" aria-hidden="true">
+          <path d="M16 5v22M16 9c-5-1-9 2-10 6M16 9c5-1 9 2 10 6M16 14c-4 0-7 2-8 5M16 14c4 0 7 2 8 5M16 19c-3 0-5 1-6 4M16 19c3 0 5 1 6 4" />
+        </svg>
+        <strong>{t("app")}</strong>
+        <span>{t("tagline")}</span>
+      </a>
+      <nav aria-label={t("nav")}>
+        <a href="#/" {...(at === "research" ? {} : { "aria-current": "page" as const })}>
+          {t("nav_worklist")}
+        </a>
+        <a href="#/research" {...(at === "research" ? { "aria-current": "page" as const } : {})}>
+          {t("nav_research")}
+        </a>
+      </nav>
+      <div class="languages" role="group" aria-label={t("language")}>
+        {(["en", "uk"] as Language[]).map((one) => (
+          <button type="button" key={one} lang={one} aria-pressed={language.value === one} onClick={() => setLanguage(one)} aria-label={one === "en" ? "English" : "Українська"}>
+            {one === "en" ? "EN" : "УКР"}
+          </button>
+        ))}
+      </div>
+      <button type="button" class="tool" title={`${t("help")} (?)`} aria-label={t("help")} onClick={() => (dialog.value = { name: "help" })}>
+        <Icon name="help" />
+      </button>
+      {who.value !== null && who.value.auth !== "none" && who.value.csrf !== null ? (
+        <button type="button" class="plain" title={t("account", { name: who.value.name ?? "" })} onClick={() => void leave()}>
+          {t("log_out")}
+        </button>
+      ) : null}
+    </header>
+  );
+}
+
+export function Foot() {
+  return (
+    <footer class="foot">
+      <p class="disclaimer">
+        <Icon name="urgent" /> {disclaimer()}
+      </p>
+      {health.value ? <p class="version">{t("pages", { version: health.value.version })}</p> : null}
+    </footer>
+  );
+}
+
+/** How the server is, where it is not well. */
+export function LinkBar() {
+  const state = link.value;
+  return (
+    <div class="link" role="status" data-link={state}>
+      {state === "ok" ? null : <p>{t(`link_${state}`)}</p>}
+    </div>
+  );
+}
+
+export function Notice() {
+  const said = notice.value;
+  return (
+    <div class="notice" role="status" aria-live="polite">
+      {said === null ? null : <p class={said.tone}>{said.text}</p>}
+    </div>
+  );
+}

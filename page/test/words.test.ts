@@ -1,0 +1,71 @@
+import { beforeEach, describe, expect, it, vi } from "vitest";
+import en from "../src/words/en.json";
+import uk from "../src/words/uk.json";
+
+vi.stubGlobal("localStorage", { getItem: () => null, setItem: () => undefined });
+vi.stubGlobal("navigator", { language: "en-GB" });
+const { fill, language, percent, t } = await import("../src/i18n");
+const words = await import("../src/words");
+
+const stem = (key: string) => key.replace(/_(one|few|many|other)$/, "");
+const point = {
+  name: "sensitivity_0.95",
+  label: "PNEUMONIA",
+  threshold: 0.8,
+  positive: true,
+  sensitivity: { value: 0.95, low: 0.93, high: 0.97 },
+  specificity: { value: 1, low: 1, high: 1 },
+};
+
+beforeEach(() => {
+  language.value = "en";
+});
+
+describe("both languages", () => {
+  it("say the same things with the same values", () => {
+    expect([...new Set(Object.keys(uk).map(stem))].sort()).toEqual([...new Set(Object.keys(en).map(stem))].sort());
+    const slots = (text: string) => [...text.matchAll(/\{(\w+)\}/g)].map((found) => found[1]).sort();
+    for (const [key, text] of Object.entries(en)) {
+      const other = (uk as Record<string, string>)[key];
+      if (other !== undefined) expect(slots(other), key).toEqual(slots(text));
+    }
+  });
+  it("count as their grammar does", () => {
+    language.value = "uk";
+    expect([1, 3, 5, 21].map((count) => t("films", { count }))).toEqual(["1 знімок", "3 знімки", "5 знімків", "21 знімок"]);
+  });
+});
+
+describe("sentences", () => {
+  it("never round to certainty", () => {
+    expect(percent(0.9999)).toBe(">\u200999\u00a0%");
+    expect(percent(0.0001)).toBe("<\u20091\u00a0%");
+    expect([percent(1), percent(0), percent(0.5)]).toEqual(["100\u00a0%", "0\u00a0%", "50\u00a0%"]);
+  });
+  it("leave a hole visible", () => {
+    expect(fill("{a} {b}", { a: "x" })).toBe("x {b}");
+  });
+  it("tell what an operating point means", () => {
+    const told = words.pointWords(point);
+    expect(told.side).toContain("counts as positive for Pneumonia");
+    expect(told.meaning).toContain("none of the measured films without it");
+    expect(words.pointWords({ ...point, sensitivity: { value: null, low: null, high: null } }).meaning).toBe("");
+  });
+  it("explain urgency by the finding, not by the most probable class", () => {
+    const said = {
+      label: "NORMAL",
+      probabilities: { NORMAL: 0.7, PNEUMONIA: 0.3 },
+      points: [
+        { ...point, label: "NORMAL", threshold: 0.1 },
+        { ...point, threshold: 0.2 },
+      ],
+    };
+    expect(words.decidingPoint(said as never)?.label).toBe("PNEUMONIA");
+  });
+  it("translate reasons, and keep one that is not known", () => {
+    language.value = "uk";
+    expect(words.reasonText("not a radiograph: the image is noise")).toBe("Не рентгенівський знімок: зображення є шумом");
+    expect(words.reasonText("something new")).toBe("Something new");
+    expect(words.isTranslated("something new")).toBe(false);
+  });
+});
