@@ -213,3 +213,26 @@ def test_client_that_leaves_leaves_the_service_up(server: Server) -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
             raw.sendall(b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
     assert post(server, "/stream", b"x")[::2] == (200, 1)
+
+
+def test_all_bodies_together_have_a_limit_and_give_their_room_back() -> None:
+    def slow(release: threading.Event) -> Iterator[bytes]:
+        yield from chunks(90)
+        release.wait(10)
+
+    with serve(max_held_bytes=150_000, linger_s=0.2) as server:
+        release = threading.Event()
+        held: list[Answer] = []
+        first = threading.Thread(target=lambda: held.append(post(server, "/stream", slow(release))))
+        first.start()
+        while not server.taken or server.taken[-1] < 90_000:
+            time.sleep(0.005)
+        status, headers, document = post(server, "/stream", chunks(90))
+        assert status == 429
+        assert int(headers["retry-after"]) >= 1
+        assert isinstance(document, dict)
+        assert document["code"] == "busy"
+        release.set()
+        first.join()
+        assert held[0][::2] == (200, 90_000)
+        assert post(server, "/stream", chunks(100))[::2] == (200, LIMIT)

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { language, t } from "./i18n";
 import { reportUrl } from "./api";
-import { dialog } from "./parts/dialogs";
+import { isModal, openCard, openHelp } from "./parts/dialogs";
 import { focusComment, focusCorrection } from "./parts/focus";
 import { go, route } from "./route";
 import { answer, judge, say, step, study } from "./state";
@@ -39,7 +39,7 @@ const ON_A_STUDY: Record<string, () => void> = {
   "+": () => desk.zoomMiddle(1.25),
   "=": () => desk.zoomMiddle(1.25),
   "-": () => desk.zoomMiddle(0.8),
-  m: () => answer.value && (dialog.value = { name: "card", model: answer.value.model }),
+  m: () => answer.value && openCard(answer.value.model),
   d: () => study.value && open(reportUrl(study.value.id, language.value), "_blank", "noopener"),
 };
 
@@ -68,10 +68,10 @@ export function keyOf(event: Pick<KeyboardEvent, "key" | "code">): string {
 export function onKey(event: KeyboardEvent): void {
   const target = event.target as HTMLElement;
   const writing = target.matches?.("input:not([type=range], [type=checkbox]), textarea, select, [contenteditable]");
-  if (writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat || dialog.value !== null) return;
+  if (writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat || isModal()) return;
   if (!keysOn.value || event.defaultPrevented) return;
   const key = keyOf(event);
-  if (key === "?") dialog.value = { name: "help" };
+  if (key === "?") openHelp();
   else if (ALWAYS[key]) ALWAYS[key]();
   else if (route.value.name !== "study") return;
   else if (ON_A_STUDY[key]) ON_A_STUDY[key]();

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     streams: int | None = Field(None, ge=1, le=64, description="Films computed side by side; by default one a core.")
     queue: int = Field(64, ge=1, le=10_000, description="Films that may wait for the engine; beyond it comes 429.")
     max_body_mb: float = Field(200.0, gt=0, le=10_000, description="Largest request, MB of 10^6 bytes.")
+    max_bodies_mb: float = Field(
+        1000.0, gt=0, description="Bodies of all requests at once, MB; beyond it comes 429. At least max_body_mb."
+    )
     max_films: int = Field(64, ge=1, le=10_000, description="Most films in one request.")
     film_memory_mb: float = Field(512.0, ge=0, description="Memory for films that are looked at but not kept, MB.")
     film_minutes: float = Field(60.0, gt=0, description="How long such a film stays in memory.")
@@ -107,6 +110,8 @@ class Settings(BaseSettings):
             raise ValueError("auth oidc needs oidc_issuer and oidc_audience")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
+        if self.max_bodies_mb < self.max_body_mb:
+            raise ValueError("max_bodies_mb must be at least max_body_mb, or no request of that size could be taken")
         if self.keep_files and self.key is None:
             raise ValueError("keep_files needs a key (32 bytes, base64): films are encrypted at rest")
         return self

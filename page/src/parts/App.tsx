@@ -39,8 +39,8 @@ export function App() {
       <Foot />
       <Notice />
       <DropZone />
-      {open?.name === "help" ? <Help /> : null}
-      {open?.name === "card" ? <CardDialog key={open.model} model={open.model} /> : null}
+      {open?.name === "help" ? <Help key={open.id} /> : null}
+      {open?.name === "card" ? <CardDialog key={open.id} model={open.model} /> : null}
     </div>
   );
 }

@@ -6,7 +6,7 @@ import { route } from "../route";
 import { health, leave, notice, who } from "../state";
 import { disclaimer } from "../words";
 import { Icon } from "./Icon";
-import { dialog } from "./dialogs";
+import { openHelp } from "./dialogs";
 
 export function Head() {
   const at = route.value.name;
@@ -37,7 +37,7 @@ export function Head() {
           </button>
         ))}
       </div>
-      <button type="button" class="tool" title={`${t("help")} (?)`} aria-label={t("help")} onClick={() => (dialog.value = { name: "help" })}>
+      <button type="button" class="tool" title={`${t("help")} (?)`} aria-label={t("help")} onClick={() => openHelp()}>
         <Icon name="help" />
       </button>
       {who.value !== null && who.value.auth !== "none" && who.value.csrf !== null ? (

@@ -10,7 +10,11 @@ export function Modal({ title, wide, children }: { title: string; wide?: boolean
   useEffect(() => {
     element.current?.showModal();
   }, []);
-  const close = () => (dialog.value = null);
+  // The browser says late that it has closed one: by then another may be open.
+  const own = useRef(dialog.peek()?.id);
+  const close = () => {
+    if (dialog.value?.id === own.current) dialog.value = null;
+  };
   return (
     <dialog
       ref={element}

@@ -8,7 +8,7 @@ import type { Compared, Interval, Model } from "../types";
 import { labelText, pointName } from "../words";
 import { shown } from "./CardDialog";
 import { Icon } from "./Icon";
-import { dialog } from "./dialogs";
+import { openCard } from "./dialogs";
 
 interface Report {
   name: string;
@@ -102,7 +102,7 @@ function Bundle({ one }: { one: Model }) {
         </p>
       ) : null}
       {card ? (
-        <button type="button" class="plain" onClick={() => (dialog.value = { name: "card", model: one.name })}>
+        <button type="button" class="plain" onClick={() => openCard(one.name)}>
           <Icon name="card" /> {t("bundle_card")}
         </button>
       ) : null}

@@ -6,7 +6,7 @@ import type { Card, Point, Prediction } from "../types";
 import { decidingPoint, doubtText, heatText, isTranslated, labelText, pointName, pointWords, reasonText, setText, statusText, urgencyText } from "../words";
 import { Icon } from "./Icon";
 import { Verdict } from "./Verdict";
-import { dialog } from "./dialogs";
+import { openCard } from "./dialogs";
 import * as desk from "../viewer/desk";
 
 export function Result() {
@@ -178,7 +178,7 @@ function Doors() {
   return (
     <div class="doors">
       {said === null ? null : (
-        <button type="button" class="plain" aria-keyshortcuts="M" onClick={() => (dialog.value = { name: "card", model: said.model })}>
+        <button type="button" class="plain" aria-keyshortcuts="M" onClick={() => openCard(said.model)}>
           <Icon name="card" /> {t("card_open")}
           <span class="quiet">{title}</span>
         </button>

@@ -435,7 +435,8 @@ def _model_out(desk: Desk, entry: Model) -> dict[str, Any]:
         "name": entry.name,
         "bundle_id": entry.bundle_id,
         "state": str(entry.state),
-        "error": entry.error,
+        # The whole reason names files: it is in the log, for the operator.
+        "error": None if entry.error is None else "It could not be loaded; the log of the service says why.",
         "title": card and card.name,
         "classes": list(card.classes) if card else [],
         "positive": card and card.positive,

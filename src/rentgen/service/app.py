@@ -126,7 +126,11 @@ def _guard(app: FastAPI, desk: Desk, routes: CloudRoutes) -> None:
     app.state.gatekeeper = Gatekeeper(settings, find_key, Sessions(), Tokens.of(settings))
     open_paths = {*CLOUD_ROUTES, *(path for path in (routes.health, routes.predict) if path)}
     app.add_middleware(LimitWords, films={"/v1/predict", "/v1/studies", "/invocations", "/score", routes.predict or ""})
-    app.add_middleware(LimitBody, max_bytes=round(settings.max_body_mb * 1e6))
+    app.add_middleware(
+        LimitBody,
+        max_bytes=round(settings.max_body_mb * 1e6),
+        max_held_bytes=round(settings.max_bodies_mb * 1e6),
+    )
     app.add_middleware(
         Throttle,
         per_minute=settings.rate_per_minute,

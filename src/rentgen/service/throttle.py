@@ -262,9 +262,13 @@ class LimitBody:
     application is told that the client left, and the client gets the answer. What is still on its way is then thrown
     away for a short time, since a connection closed with bytes unread takes the answer with it; after that it is cut.
 
+    Bodies are in memory while they are read and answered, so all of them together have a limit, too: what would pass it
+    is told to come back.
+
     Args:
         app: to call.
         max_bytes: of one body.
+        max_held_bytes: of the bodies of all requests that are being answered; None for no limit.
         idle_s: longest wait for the next part of a body.
         total_s: longest time for a whole body.
         linger_s: how long to throw away the rest of a body that was refused.
@@ -275,6 +279,7 @@ class LimitBody:
         app: ASGIApp,
         max_bytes: int,
         *,
+        max_held_bytes: int | None = None,
         idle_s: float = 30.0,
         total_s: float = 600.0,
         linger_s: float = 2.0,
@@ -284,9 +289,11 @@ class LimitBody:
         self.idle_s = idle_s
         self.total_s = total_s
         self.linger_s = linger_s
+        self.max_held_bytes = max_held_bytes
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 413 or 408."""
+        """Pass on, or answer 413, 408 or 429."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -295,13 +302,17 @@ class LimitBody:
             await self._refuse("too_large", scope, receive, send)
             return
         body = _Body(receive, send, self)
-        await self.app(scope, body.receive, body.send)
+        try:
+            await self.app(scope, body.receive, body.send)
+        finally:
+            self.held_bytes -= body.size
         if body.fault is not None and not body.started:
             await self._refuse(body.fault, scope, receive, send)
 
     async def _refuse(self, code: str, scope: Scope, receive: Receive, send: Send) -> None:
         detail = f"{CODES[code].detail} The limit is {self.max_bytes} bytes." if code == "too_large" else None
-        response = problem_response(scope, CODES[code].status, code, detail, headers={"Connection": "close"})
+        headers = {"Connection": "close"} | ({"Retry-After": "5"} if code == "busy" else {})
+        response = problem_response(scope, CODES[code].status, code, detail, headers=headers)
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": True})
         # Who asked first (RFC 9110, 10.1.1) has not sent the body yet; reading would ask for it.
@@ -317,7 +328,7 @@ class _Body:
         self.fault: str | None = None
         self.started = False
         self._receive, self._send, self._limits = receive, send, limits
-        self._size = 0
+        self.size = 0
         self._complete = False
         self._deadline: float | None = None
 
@@ -335,9 +346,14 @@ class _Body:
         except TimeoutError:
             self.fault = "timeout"
             return {"type": "http.disconnect"}
-        self._size += len(message.get("body", b""))
-        if self._size > self._limits.max_bytes:
+        came = len(message.get("body", b""))
+        self.size += came
+        self._limits.held_bytes += came
+        if self.size > self._limits.max_bytes:
             self.fault = "too_large"
+            return {"type": "http.disconnect"}
+        if self._limits.max_held_bytes is not None and self._limits.held_bytes > self._limits.max_held_bytes:
+            self.fault = "busy"
             return {"type": "http.disconnect"}
         self._complete = not message.get("more_body", False)
         return message
