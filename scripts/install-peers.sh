@@ -7,6 +7,8 @@ command -v dciodvfy >/dev/null 2>&1 || missing="$missing dicom3tools"
 # Debian keeps the server's programs off the path.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/share/java/pixelmed.jar ] && command -v java >/dev/null 2>&1 || missing="$missing pixelmed-apps libpixelmed-java"
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || missing="$missing chromium"
+command -v pdftoppm >/dev/null 2>&1 || missing="$missing poppler-utils"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "Not installed:$missing (needs root and apt-get). Tests that compare with them are skipped."
