@@ -9,6 +9,8 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
 [ -e /usr/share/java/pixelmed.jar ] && command -v java >/dev/null 2>&1 || missing="$missing pixelmed-apps libpixelmed-java"
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || missing="$missing chromium"
 command -v pdftoppm >/dev/null 2>&1 || missing="$missing poppler-utils"
+command -v tesseract >/dev/null 2>&1 || missing="$missing tesseract-ocr"
+ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$missing rsyslog rsyslog-gnutls"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "Not installed:$missing (needs root and apt-get). Tests that compare with them are skipped."

@@ -38,13 +38,13 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from rentgen.errors import InputError, SettingError
+from rentgen.errors import InputError
 from rentgen.images.phantom import Finding, draw, to_dicom
 from rentgen.images.read import read
 from rentgen.outputs.deidentify.dataset import deidentify
-from rentgen.outputs.deidentify.dates import Dates, shift, write_age
+from rentgen.outputs.deidentify.dates import Dates
 from rentgen.outputs.deidentify.profile import BASIC_PROFILE, KEEP_DATES, KEEP_PATIENT, PROFILE, Action
-from rentgen.outputs.deidentify.pseudonyms import FURTHEST_DAYS, Pseudonyms
+from rentgen.outputs.deidentify.pseudonyms import Pseudonyms
 
 REAL = Path(data_store.__file__).parent / "data"
 OURS, OTHER = Pseudonyms(b"k" * 32), Pseudonyms(b"o" * 32)
@@ -125,7 +125,7 @@ def planted(syntax: str = ExplicitVRLittleEndian) -> bytes:
     ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.777.2", "1.2.777.3"
     ds.file_meta.SourceApplicationEntityTitle = MARK
     ds.file_meta.ImplementationVersionName = MARK
-    ds.file_meta.PrivateInformationCreatorUID = "1.2.777"
+    ds.file_meta.PrivateInformationCreatorUID = pydicom.uid.UID("1.2.777")
     ds.file_meta.PrivateInformation = MARK.encode() + b"\0"
     block = ds.private_block(0x0009, f"{MARK} MAKER", create=True)
     inner = Dataset()

@@ -51,7 +51,7 @@ def test_films_are_written_and_suspects_listed(cli: Run, source: Path, tmp_path:
     assert "2 held back" in done.stdout
     assert "c.dcm: Burned In Annotation" in done.stderr
     assert "d.png: expected a DICOM file" in done.stderr
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    rows = list(csv.DictReader(table.read_text("utf-8").splitlines()))
     assert [bool(row["file"]) for row in rows] == [True, True, False, False]
     assert len({row["patient"] for row in rows[:2]}) == 1
     assert json.loads(told.read_text())["films"][0]["file"] == rows[0]["file"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
+import data_store
 import numpy as np
 import pytest
 from made import CODED_LOSSLESS, Array, dicom, element, film, film8, frame, jpeg
@@ -23,6 +25,7 @@ from rentgen.outputs.deidentify.burned_in import Tesseract
 from rentgen.outputs.deidentify.dataset import deidentify
 from rentgen.outputs.deidentify.pseudonyms import Pseudonyms
 
+REAL = Path(data_store.__file__).parent / "data"
 OURS = Pseudonyms(b"k" * 32)
 WORDS = b"DOE^JOHN 1940"
 
@@ -58,10 +61,11 @@ def test_a_clean_film_passes(tesseract: Tesseract) -> None:
         (0, 300, {}),
         # The window that the header asks for hides these.
         (4095, 300, {"WindowCenter": 500, "WindowWidth": 400}),
+        (4095, 200, {}),
         # One stray pixel makes the range so wide that only the window shows these.
         (2000, 20, {"WindowCenter": 1500, "WindowWidth": 3000, "stray": 60_000}),
     ],
-    ids=["white", "black", "outside the window", "faint"],
+    ids=["white", "black", "outside the window", "white on bright", "faint"],
 )
 def test_burned_in_words_hold_a_film_back(
     tesseract: Tesseract, value: int, row: int, options: dict[str, float]
@@ -70,10 +74,16 @@ def test_burned_in_words_hold_a_film_back(
     stray = int(options.pop("stray", 0))
     pixels[0, 0] = stray or pixels[0, 0]
     data = dicom(pixels, bits=16 if stray else 12, **options)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedImageError, match="burned into the picture: [0-9]+ were read") as told:
+    with pytest.raises(UnsupportedImageError, match=r"burned into the picture: \d+ were read") as told:
         deidentify(data, OURS, source="film", count_words=tesseract.count_words)
     assert "DOE" not in str(told.value)
     assert "445566" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["RG1_UNCR", "RG3_UNCR"])
+def test_real_films_without_words_pass(tesseract: Tesseract, name: str) -> None:
+    data = (REAL / f"{name}.dcm").read_bytes()
+    assert deidentify(data, OURS, count_words=tesseract.count_words, allow_derived=True).data
 
 
 def test_a_reader_that_fails_lets_nothing_pass() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import uvicorn
@@ -32,7 +33,7 @@ LIMIT = 100_000
 
 
 @contextmanager
-def serve(**limits: float) -> Iterator[Server]:
+def serve(**limits: Any) -> Iterator[Server]:  # noqa: ANN401
     app = FastAPI()
     problems.install(app)
     app.add_middleware(LimitBody, max_bytes=LIMIT, **limits)

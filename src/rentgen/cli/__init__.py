@@ -5,21 +5,29 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from rich.markup import escape
-
-# In the order in which `rentgen --help` shows their commands.
-from rentgen.cli import model, site, serve, store, result, deploy, deidentify, data  # isort: skip
-from rentgen.cli.options import app
 from rentgen.errors import RentgenError
-from rentgen.terminal import err
 
-__all__ = ["app", "data", "deidentify", "deploy", "main", "model", "result", "serve", "site", "store"]
+if TYPE_CHECKING:
+    from rentgen.cli.commands import app
+
+__all__ = ["app", "main"]
+
+
+def __getattr__(name: str) -> object:
+    """Return the application on first use: the container's entry point must bind its port before all this is loaded."""
+    if name == "app":
+        from rentgen.cli.commands import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped."""
+    from rentgen.cli.commands import app
+
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for stream in (sys.stdout, sys.stderr):
         # A name from a foreign file system may hold bytes that are not UTF-8.
@@ -35,10 +43,16 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}. Check the path, the permissions and the free space.")
     except SystemExit as stop:
         if stop.code == 130:
+            from rentgen.terminal import err
+
             err.print("Stopped. What was computed is kept; the same command goes on from there.")
         raise
 
 
 def _fail(message: str) -> NoReturn:
+    from rich.markup import escape
+
+    from rentgen.terminal import err
+
     err.print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(1)

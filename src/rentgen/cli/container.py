@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from rentgen.cli.listening import listen
 from rentgen.deploy import storage
 from rentgen.deploy.environment import ServeEnvironment, find_bundles, read_serve, serve_options
 from rentgen.deploy.films import gather
@@ -59,15 +60,17 @@ def serve(arguments: Sequence[str], environ: Mapping[str, str], root: Path) -> N
     """
     try:
         found = read_serve(environ, root, model_dir=_model_dir(arguments))
+        options = serve_options(found, environ)
         with contextlib.ExitStack() as stack:
-            options = serve_options(found, environ)
+            # Before anything large is imported or fetched: who connects now waits a moment instead of being refused.
+            listener = stack.enter_context(listen(str(options["host"]), found.port))
             if found.storage_uri is not None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rentgen-model-")))
                 options["models"] = fetch_models(found.storage_uri, folder)
             from rentgen.cli.serve import run
             from rentgen.settings import load
 
-            run(load(**options), routes_of(found))
+            run(load(**options), routes_of(found), listener)
     except ModuleNotFoundError as error:
         _fail(str(MissingExtraError(error.name or "", "service", "the service")))
     except RentgenError as error:

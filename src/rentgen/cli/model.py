@@ -102,7 +102,9 @@ def demo(
     ):
         out.print(f"  {what:<12} {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
     out.print(
-        f"Next: rentgen predict {shlex.quote(str(bundle))} YOUR_FILM.png; rentgen train YOUR_FOLDER --out mine.rentgen",
+        f"Next: rentgen predict {shlex.quote(str(bundle))} YOUR_FILM.png\n"
+        "Train your own: rentgen train YOUR_FOLDER --out mine.rentgen\n"
+        f"The page: rentgen serve --model {shlex.quote(str(bundle))}  (pip install 'rentgen[service]' first)",
         markup=False,
         highlight=False,
     )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rentgen.cli.listening import listen
 from rentgen.cli.options import app
-from rentgen.errors import MissingExtraError, SettingError
+from rentgen.errors import MissingExtraError
 from rentgen.records import DISCLAIMER, Precision
 from rentgen.terminal import err
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from rentgen.service.cloud import CloudRoutes
     from rentgen.settings import Settings
 
-_BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 """Longer than a load balancer's idle time, so that it is never the service that drops a connection."""
 
@@ -101,19 +101,19 @@ def serve(
     run(settings)
 
 
-def run(settings: Settings, routes: CloudRoutes | None = None) -> None:
+def run(settings: Settings, routes: CloudRoutes | None = None, listener: socket.socket | None = None) -> None:
     """Serve until a signal says stop.
 
     Args:
         settings: of this installation.
         routes: where a cloud's platform asks.
+        listener: a socket that listens already; by default one is made of the settings.
 
     Raises:
         SettingError: the address cannot be listened on.
         RentgenError: a bundle or the store cannot be opened.
     """
-    # Before the heavy imports and before any model: who connects now waits a moment instead of being refused.
-    listener = listen(settings.host, settings.port)
+    listener = listener or listen(settings.host, settings.port)
     with listener:
         with _needing_the_extra():
             import uvicorn
@@ -135,7 +135,6 @@ def run(settings: Settings, routes: CloudRoutes | None = None) -> None:
                 server_header=False,
                 proxy_headers=False,
                 lifespan="on",
-                backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(settings.drain_s)),
                 h11_max_incomplete_event_size=64 * 1024,
@@ -154,22 +153,6 @@ def run(settings: Settings, routes: CloudRoutes | None = None) -> None:
                 highlight=False,
             )
         server.run(sockets=[listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Raises:
-        SettingError: the address is not this machine's, or the port is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise SettingError(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port; 0 takes a "
-            "free one."
-        ) from error
 
 
 @contextmanager

@@ -166,7 +166,14 @@ def show_audit(
     if json_file == "-":
         return
     table = Table(
-        Column("number", justify="right"), "at (UTC)", "who", "what", "of what", "detail", title="Audit trail"
+        Column("number", justify="right"),
+        "at (UTC)",
+        "who",
+        "what",
+        # An id that is cut in two cannot be copied.
+        Column("of what", min_width=26),
+        "detail",
+        title="Audit trail",
     )
     for entry in entries:
         detail = ", ".join(f"{name} {value}" for name, value in entry.detail.items())
@@ -214,7 +221,9 @@ def list_studies(
     waiting = None if state is State.ALL else state is State.WAITING
     with opened(database) as store:
         found, following = store.worklist(waiting=waiting, limit=limit)
-    table = Table(Column("study", no_wrap=True), "received (UTC)", "urgency", "score", "films", "read (UTC)")
+    table = Table(
+        Column("study", no_wrap=True, min_width=26), "received (UTC)", "urgency", "score", "films", "read (UTC)"
+    )
     for study in found:
         table.add_row(
             study.study_id,

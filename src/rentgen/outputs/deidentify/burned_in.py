@@ -11,10 +11,11 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageFilter
 
 from rentgen.errors import PeerError
 from rentgen.images.dicom_elements import Header
-from rentgen.records import UInt8
+from rentgen.records import Float32, UInt8
 
 SURE = 60.0
 """Confidence, of 100, above which tesseract's word is believed."""
@@ -24,7 +25,10 @@ SHORTEST = 3
 _CONVERSION_TYPE = 0x00080064
 _WORD = re.compile(r"[^\W_]")
 _LANGUAGES = ("eng", "ukr")
+# Mean difference of two pictures, of 255, from which on they are not the same picture.
 _ANOTHER = 48.0
+# About half the height of the letters that stations burn in.
+_AROUND_PX = 12
 
 
 def suspect(header: Header, *, allow_derived: bool = False) -> str | None:
@@ -75,14 +79,11 @@ class Tesseract:
         return cls(program, languages) if languages else None
 
     def count_words(self, grey: UInt8) -> int:
-        """Return how many words are read in a picture: white on black or black on white, whichever gives more.
+        """Return how many words are read in a picture; tesseract itself looks for white on black, too.
 
         Raises:
             PeerError: tesseract failed or took too long.
         """
-        return max(self._count(grey), self._count(np.asarray(255 - grey, np.uint8)))
-
-    def _count(self, grey: UInt8) -> int:
         rows, columns = grey.shape
         picture = f"P5 {columns} {rows} 255\n".encode() + np.ascontiguousarray(grey).tobytes()
         command = [self.program, "stdin", "stdout", "-l", self.languages, "--psm", "11", "--dpi", "150", "tsv"]
@@ -105,21 +106,29 @@ class Tesseract:
 
 
 def pictures(display: UInt8, values: npt.NDArray[np.int64]) -> tuple[UInt8, ...]:
-    """Return what to read: the whole range of stored values, and the film as it is shown where that is another picture.
+    """Return what to read: words are missed in one picture and found in the next.
 
-    A window hides words that are brighter or darker than it; a range that one stray pixel widens leaves them faint.
+    The whole range of stored values; the same without its slow changes of tone, where words stand out from a bright
+    lung or a bone; and the film as it is shown, where a window makes that another picture.
 
     Args:
         display: as it is shown; of the same shape.
         values: stored.
     """
     low, high = int(values.min()), int(values.max())
-    whole = ((values - low) * (255.0 / max(high - low, 1))).astype(np.uint8)
-    shown = display.astype(np.int16)
-    unlike = min(
-        float(np.abs(shown - other).mean()) for other in (whole.astype(np.int16), 255 - whole.astype(np.int16))
-    )
-    return (whole, display) if unlike > _ANOTHER else (whole,)
+    fine = (values - low).astype(np.float32) * np.float32(255.0 / max(high - low, 1))
+    whole = fine.astype(np.uint8)
+    shown, stored = display.astype(np.int16), whole.astype(np.int16)
+    unlike = min(float(np.abs(shown - other).mean()) for other in (stored, 255 - stored))
+    return (whole, _flatten(fine), *((display, _flatten(display.astype(np.float32))) if unlike > _ANOTHER else ()))
+
+
+def _flatten(grey: Float32) -> UInt8:
+    """Return a picture as its difference from the tone round each pixel, stretched to nearly its full range."""
+    around = Image.fromarray(grey.astype(np.uint8)).filter(ImageFilter.BoxBlur(_AROUND_PX))
+    difference = grey - np.asarray(around, np.float32)
+    strong = max(float(np.percentile(np.abs(difference), 99.9)), 1.0)
+    return np.asarray(np.clip(128 + difference * (120 / strong), 0, 255), np.uint8)
 
 
 def _counts(line: str) -> bool:
