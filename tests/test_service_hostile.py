@@ -155,8 +155,8 @@ def test_a_request_full_of_large_films_stays_within_memory(client: httpx.Client,
         answer = client.post(path, files=files, timeout=60)
         assert answer.status_code in (200, 201), answer.text[:300]
 
-    # Two are read side by side, and one is put aside.
-    assert attacked.peak(ask) < 2 * 140 * MB + grey.nbytes + 60 * MB
+    # Two are read side by side, and one is put aside; holding all nine takes 250 MB more.
+    assert attacked.peak(ask) < 2 * 140 * MB + grey.nbytes + 140 * MB
 
 
 def test_many_large_heat_maps_at_once_stay_within_memory(client: httpx.Client, attacked: Attacked) -> None:
@@ -169,8 +169,8 @@ def test_many_large_heat_maps_at_once_stay_within_memory(client: httpx.Client, a
             answers = list(pool.map(lambda _: client.get(path, timeout=60).status_code, range(6)))
         assert answers == [200] * 6
 
-    # One of 25 megapixels takes 300 MB.
-    assert attacked.peak(ask) < 3 * 300 * MB
+    # Two are painted at a time; all six at once would take twice as much.
+    assert attacked.peak(ask) < 400 * MB
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "dicom"])

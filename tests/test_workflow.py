@@ -103,7 +103,7 @@ def test_the_kept_map_is_the_one_of_the_engine(mode: ResizeMode) -> None:
         expected: npt.NDArray[np.float32] = heat_map(answer.prediction, label)
         got = native_map(stored, label)
         assert got.shape == (200, 340)
-        np.testing.assert_allclose(got, expected / grid.max(), atol=0.5 / 255 + 1e-6)
+        np.testing.assert_allclose(got / 255, expected / grid.max(), atol=1.5 / 255)
 
 
 def test_a_map_that_is_not_there_is_refused(predictor: Predictor) -> None:

@@ -118,8 +118,8 @@ def to_bytes(maps: Float32) -> UInt8:
     return eight_bits
 
 
-def native_map(stored: StoredPrediction, label: str | None = None) -> Float32:
-    """Return a class's heat map on the native film, (rows, columns), in [0, 1]; the predicted class by default.
+def native_map(stored: StoredPrediction, label: str | None = None) -> UInt8:
+    """Return a class's heat map on the native film, (rows, columns), in 8 bits; the predicted class by default.
 
     Raises:
         ValueError: the answer has no maps, or does not know the class.
@@ -130,8 +130,7 @@ def native_map(stored: StoredPrediction, label: str | None = None) -> Float32:
     wanted = label if label is not None else stored.label
     if wanted not in classes:
         raise ValueError(f"Expected one of the classes {', '.join(classes)}, but got another.")
-    grid = stored.maps[classes.index(wanted)].astype(np.float32) / np.float32(255)
-    return map_to_native(grid, stored.geometry)
+    return map_to_native(stored.maps[classes.index(wanted)], stored.geometry)
 
 
 def grid_to_native(geometry: Geometry, rows: int, columns: int) -> tuple[tuple[float, float, float], ...]:

@@ -17,6 +17,8 @@ CAPTION = "AI heat map - research use only"
 COLD = 0.08
 """Activation, relative to the maximum, up to which the film shows untouched."""
 
+_STRIP = 256
+
 # Anchors of a map from violet over red and orange to pale yellow. Lightness rises all the way, so that the order can
 # be read without telling red from green; the darkest part is left out, which on a film would look like air.
 _ANCHORS = (
@@ -40,7 +42,9 @@ def _build_lut() -> Float32:
 _LUT = _build_lut()
 
 
-def overlay(film_pixels: Pixels, activation: Float32, *, opacity: float = 0.45, caption: str | None = None) -> UInt8:
+def overlay(
+    film_pixels: Pixels, activation: Float32 | UInt8, *, opacity: float = 0.45, caption: str | None = None
+) -> UInt8:
     """Return the film with a heat map over it, (height, width, 3).
 
     The map is scaled by its own maximum and grows denser with activation: where it is cold, and everywhere when it is
@@ -80,11 +84,17 @@ def overlay(film_pixels: Pixels, activation: Float32, *, opacity: float = 0.45, 
     return _captioned(rgb, caption) if caption else rgb
 
 
-def _relative(activation: Float32) -> Float32:
-    """Return the map over its maximum, in [0, 1]; zero where it is zero throughout."""
+def _highest(activation: Float32 | UInt8) -> float:
+    """Return the maximum of a map that is one."""
     lowest, highest = float(activation.min(initial=0.0)), float(activation.max(initial=0.0))
     if not (np.isfinite(lowest) and np.isfinite(highest)) or lowest < 0:
         raise SettingError(f"Expected a finite activation that is not negative, but got {lowest} to {highest}.")
+    return highest
+
+
+def _relative(activation: Float32 | UInt8) -> Float32:
+    """Return the map over its maximum, in [0, 1]; zero where it is zero throughout."""
+    highest = _highest(activation)
     if highest == 0:
         return np.zeros(activation.shape, np.float32)
     relative: Float32 = (activation / np.float32(highest)).astype(np.float32, copy=False)
@@ -115,7 +125,7 @@ def encode_png(image: UInt8) -> bytes:
     return _png(image, 4)
 
 
-def heatmap_png(activation: Float32) -> bytes:
+def heatmap_png(activation: Float32 | UInt8) -> bytes:
     """Return a map as an 8-bit grey PNG file in its own geometry; 255 is its maximum.
 
     A map of a megapixel comes to tens of kilobytes, so that a page can fetch it and blend it over a film it has.
@@ -126,8 +136,15 @@ def heatmap_png(activation: Float32) -> bytes:
     Raises:
         SettingError: for an activation that is not allowed.
     """
-    # 86 levels are more than the eye tells apart in a blend, and a quarter smaller than 256.
-    return _png(np.round(_relative(activation) * 85).astype(np.uint8) * np.uint8(3), 6)
+    highest = _highest(activation)
+    levels = np.zeros(activation.shape, np.uint8)
+    if highest > 0:
+        # In strips: a film of 100 megapixels would otherwise take a gigabyte for a moment.
+        for top in range(0, len(levels), _STRIP):
+            strip = slice(top, top + _STRIP)
+            # 86 levels are more than the eye tells apart in a blend, and a quarter smaller than 256.
+            levels[strip] = np.round(activation[strip] / np.float32(highest) * 85).astype(np.uint8) * np.uint8(3)
+    return _png(levels, 6)
 
 
 def _png(image: UInt8, compress_level: int) -> bytes:

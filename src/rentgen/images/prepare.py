@@ -7,11 +7,14 @@ torch's differ from it by several grey levels when they shrink.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from rentgen.records import Float32, Float64, Geometry, Pixels, Prepared, Preprocessing, Radiograph, ResizeMode, UInt8
+
+Map = TypeVar("Map", Float32, UInt8)
 
 BORDER_LEVEL = 12
 """Grey level (of 255) up to which a row or column counts as black border."""
@@ -136,15 +139,15 @@ def to_prepared(points: Float64, geometry: Geometry) -> Float64:
     return prepared
 
 
-def map_to_native(activation: Float32, geometry: Geometry) -> Float32:
+def map_to_native(activation: Map, geometry: Geometry) -> Map:
     """Return an activation map painted on the native film; zero where the network did not look.
 
     Args:
-        activation: (rows, columns) over the whole prepared image, coarse.
+        activation: (rows, columns) over the whole prepared image, coarse; uint8 takes a quarter of the memory.
         geometry: of the prepared image.
 
     Returns:
-        (native_height, native_width) float32.
+        (native_height, native_width), of the same type.
     """
     rows, columns = activation.shape
     # The part of the coarse map that lies over film, in its own pixels: padding is left out by the box.
@@ -154,10 +157,10 @@ def map_to_native(activation: Float32, geometry: Geometry) -> Float32:
         (geometry.offset_x + geometry.crop_width * geometry.scale_x) * columns / geometry.width,
         (geometry.offset_y + geometry.crop_height * geometry.scale_y) * rows / geometry.height,
     )
-    painted = Image.fromarray(activation.astype(np.float32, copy=False)).resize(
+    painted = Image.fromarray(activation).resize(
         (geometry.crop_width, geometry.crop_height), Image.Resampling.BILINEAR, box=box
     )
-    native = np.zeros((geometry.native_height, geometry.native_width), np.float32)
+    native = np.zeros((geometry.native_height, geometry.native_width), activation.dtype)
     native[geometry.top : geometry.top + geometry.crop_height, geometry.left : geometry.left + geometry.crop_width] = (
         np.asarray(painted)
     )

@@ -11,7 +11,7 @@ from rentgen.images.overlay import overlay, thumbnail
 from rentgen.images.prepare import map_to_native, to_uint8
 from rentgen.outputs.dicom_common import Make, finish, new_object, reference, stamp_content
 from rentgen.outputs.findings import PASSED, Presence, findings, headline, sentences, shorten
-from rentgen.records import Float32, Pixels, Status, UInt8
+from rentgen.records import Pixels, Status, UInt8
 from rentgen.records.results import Document, FilmResult, Kind, ModelIdentity, SourceImage, StudyResult
 
 MAKE = Make(Kind.SECONDARY_CAPTURE, SecondaryCaptureImageStorage, "OT", 1, "Rentgen overlay")
@@ -79,17 +79,17 @@ def draw(film: FilmResult, model: ModelIdentity, pixels: Pixels) -> tuple[UInt8,
     return _stack(small, above, below[:_MOST_LINES], font, round(1.4 * size)), scale
 
 
-def _activation(film: FilmResult, model: ModelIdentity) -> Float32 | None:
+def _activation(film: FilmResult, model: ModelIdentity) -> UInt8 | None:
     stored = film.prediction
     present = [finding for finding in findings(film, model) if finding.presence is Presence.PRESENT and finding.region]
     if stored is None or stored.maps is None or stored.geometry is None or not present:
         return None
     label = max(present, key=lambda finding: finding.probability or 0.0).label
-    grid = stored.maps[list(stored.probabilities).index(label)].astype(np.float32) / np.float32(255)
+    grid: UInt8 = stored.maps[list(stored.probabilities).index(label)]
     return map_to_native(grid, stored.geometry)
 
 
-def _about_map(film: FilmResult, model: ModelIdentity, activation: Float32 | None) -> str:
+def _about_map(film: FilmResult, model: ModelIdentity, activation: UInt8 | None) -> str:
     if activation is not None:
         return "Colour shows where the model's answer comes from; it is not the outline of a lesion."
     if film.status is Status.OK and model.heat_maps != PASSED:

@@ -105,7 +105,8 @@ def _open(settings: Settings, cache: Path | None) -> Desk:
     desk = Desk(
         settings=settings,
         models=models,
-        queue=Queue(limit=settings.queue, workers=settings.streams or cores()),
+        # One more than are computed side by side: its film is read while the others' are computed.
+        queue=Queue(limit=settings.queue, workers=(settings.streams or cores()) + 1),
         films=FilmCache(round(settings.film_memory_mb * 1e6), settings.film_minutes * 60),
         metrics=Metrics(),
         store=store,
