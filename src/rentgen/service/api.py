@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
-from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from rentgen.errors import RentgenError, StoreError
-from rentgen.images.overlay import encode_png, heatmap_png, thumbnail
-from rentgen.records import DISCLAIMER, Radiograph
+from rentgen.records import DISCLAIMER
 from rentgen.records.studies import Principal, Role, StoredImage, StoredPrediction, Study
 from rentgen.service import schemas
 from rentgen.service.cloud import DeskOf, instances_schema
@@ -28,7 +22,7 @@ from rentgen.service.problems import Problem, responses
 from rentgen.service.schemas import feedback_out, prediction_out, study_out
 from rentgen.service.security import needs
 from rentgen.store.studies import Store
-from rentgen.workflow import belongs_to, native_map
+from rentgen.workflow import belongs_to
 
 router = APIRouter(prefix="/v1")
 
@@ -41,7 +35,6 @@ ModelName = Annotated[
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{8,64}$", description="Opaque.")]
 Name = Annotated[str, Path(max_length=200)]
 
-_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")
 """In Accept-Encoding; a weight of 0 says no (RFC 9110, 12.5.3)."""
 
 _FORM = {
@@ -51,19 +44,16 @@ _FORM = {
         "properties": {FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
     }
 }
-_FILM = {"schema": {"type": "string", "format": "binary"}}
+FILM = {"schema": {"type": "string", "format": "binary"}}
 _FILMS_BODY = {
     "requestBody": {
         "required": True,
-        "content": {MULTIPART: _FORM}
-        | dict.fromkeys(RAW, _FILM)
-        | {"application/json": {"schema": instances_schema()}},
+        "content": {MULTIPART: _FORM} | dict.fromkeys(RAW, FILM) | {"application/json": {"schema": instances_schema()}},
     }
 }
 _FORM_BODY = {"requestBody": {"required": True, "content": {MULTIPART: _FORM}}}
 _BUSY = responses("unsupported_type", "unreadable_film", "unsupported_film", "busy", "loading", "draining", "not_found")
-_STORE = responses("not_found", "store_failed")
-_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {"schema": _FILM["schema"]}}}}
+STORE = responses("not_found", "store_failed")
 
 
 @router.post(
@@ -130,7 +120,7 @@ _EMPTY: dict[str, Any] = {
     summary="Add films; each is answered and kept as part of a study",
     response_model=schemas.AddedOut,
     status_code=201,
-    responses={200: {"model": schemas.AddedOut, "description": "All of it was there already."}, **_BUSY, **_STORE},
+    responses={200: {"model": schemas.AddedOut, "description": "All of it was there already."}, **_BUSY, **STORE},
     openapi_extra=_FORM_BODY,
 )
 async def add_studies(request: Request, desk: DeskOf, who: Physician, model: ModelName = None) -> Response:
@@ -189,7 +179,7 @@ def _out(desk: Desk, study: Study) -> dict[str, Any]:
     tags=["studies"],
     summary="The worklist, most urgent first",
     response_model=schemas.WorklistOut,
-    responses=_STORE,
+    responses=STORE,
 )
 async def worklist(
     desk: DeskOf,
@@ -210,7 +200,7 @@ async def worklist(
     tags=["studies"],
     summary="A study with its results and feedback",
     response_model=schemas.StudyOut,
-    responses=_STORE,
+    responses=STORE,
 )
 async def get_study(desk: DeskOf, who: Reader, study_id: Id) -> Response:
     """Return all that is known of a study; that it was looked at goes into the audit trail."""
@@ -232,7 +222,12 @@ def study_of(store: Store, study_id: str) -> Study:
     return study
 
 
-def _image(store: Store, image_id: str) -> StoredImage:
+def image_of(store: Store, image_id: str) -> StoredImage:
+    """Return a film.
+
+    Raises:
+        Problem: 404, there is none.
+    """
     image = store.image(image_id)
     if image is None:
         raise Problem(404, "not_found", "There is no such film.")
@@ -244,7 +239,7 @@ def _image(store: Store, image_id: str) -> StoredImage:
     tags=["studies"],
     summary="Mark a study as read, or as waiting again",
     response_model=schemas.StudyOut,
-    responses=_STORE,
+    responses=STORE,
 )
 async def mark_read(desk: DeskOf, who: Physician, study_id: Id, body: schemas.ReadIn) -> Response:
     """Return the study as it is then."""
@@ -255,7 +250,7 @@ async def mark_read(desk: DeskOf, who: Physician, study_id: Id, body: schemas.Re
 
 
 @router.delete(
-    "/studies/{study_id}", tags=["studies"], summary="Delete a study for good", status_code=204, responses=_STORE
+    "/studies/{study_id}", tags=["studies"], summary="Delete a study for good", status_code=204, responses=STORE
 )
 async def delete_study(desk: DeskOf, who: Admin, study_id: Id) -> Response:
     """Delete films, results and feedback; the audit trail keeps that it was done."""
@@ -267,123 +262,13 @@ async def delete_study(desk: DeskOf, who: Admin, study_id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.get(
-    "/images/{image_id}/pixels",
-    tags=["films"],
-    summary="The film's pixels, for a viewer",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "Row by row, little endian; air is dark. X-Rows, X-Columns, X-Bits-Allocated say how.",
-            "content": {"application/octet-stream": {"schema": _FILM["schema"]}},
-        },
-        **responses("film_gone"),
-        **_STORE,
-    },
-)
-async def pixels(request: Request, desk: DeskOf, _: Reader, image_id: Id) -> Response:
-    """Return 8 or 16 bits a pixel, over the type's whole range."""
-    film = await _film(desk, image_id)
-    wide = film.pixels.dtype == np.uint16
-    headers = {
-        "X-Rows": str(film.pixels.shape[0]),
-        "X-Columns": str(film.pixels.shape[1]),
-        "X-Bits-Allocated": "16" if wide else "8",
-        "X-Bits-Stored": str(film.bits),
-    }
-    body = film.pixels.astype("<u2" if wide else "u1", copy=False).tobytes()
-    if _GZIP.search(request.headers.get("accept-encoding", "")):
-        body = await asyncio.to_thread(gzip.compress, body, 1)
-        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(body, media_type="application/octet-stream", headers=headers)
-
-
-async def _film(desk: Desk, image_id: str) -> Radiograph:
-    image = await asyncio.to_thread(_image, desk.kept(), image_id)
-    return await asyncio.to_thread(desk.film, image)
-
-
-@router.get(
-    "/images/{image_id}/film.png",
-    tags=["films"],
-    summary="The film as a grey PNG of 8 or 16 bits",
-    response_class=Response,
-    responses={**_PNG, **responses("film_gone"), **_STORE},
-)
-async def film_png(desk: DeskOf, _: Reader, image_id: Id) -> Response:
-    """Return the film in native size."""
-    film = await _film(desk, image_id)
-    return Response(await asyncio.to_thread(encode_film, film), media_type="image/png")
-
-
-def encode_film(film: Radiograph) -> bytes:
-    """Return the film as a grey PNG of 8 or 16 bits."""
-    if film.pixels.dtype == np.uint8:
-        return encode_png(film.pixels.astype(np.uint8))
-    stream = io.BytesIO()
-    Image.fromarray(film.pixels.astype(np.uint16)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
-@router.get(
-    "/images/{image_id}/thumbnail.png",
-    tags=["films"],
-    summary="A small picture of the film",
-    response_class=Response,
-    responses={**_PNG, **responses("film_gone"), **_STORE},
-)
-async def thumbnail_png(
-    desk: DeskOf, _: Reader, image_id: Id, side: Annotated[int, Query(ge=16, le=512)] = 160
-) -> Response:
-    """Return the film with its longer side at most so many pixels."""
-    film = await _film(desk, image_id)
-    body = await asyncio.to_thread(lambda: encode_png(thumbnail(film.pixels, side)))
-    return Response(body, media_type="image/png")
-
-
-@router.get(
-    "/images/{image_id}/heatmap.png",
-    tags=["films"],
-    summary="A heat map in the film's own geometry",
-    response_class=Response,
-    responses={**_PNG, **_STORE},
-)
-async def heatmap(
-    desk: DeskOf,
-    _: Reader,
-    image_id: Id,
-    model: ModelName = None,
-    label: Annotated[str | None, Query(max_length=100, description="A class; the predicted one by default.")] = None,
-) -> Response:
-    """Return 8-bit grey, 255 at its maximum, one pixel a pixel of the film."""
-    stored = await asyncio.to_thread(_prediction, desk, desk.kept(), image_id, model)
-    if stored.maps is None or (label is not None and label not in stored.probabilities):
-        raise Problem(404, "not_found", "There is no heat map of that class for this film.")
-    async with desk.painting:
-        body = await asyncio.to_thread(lambda: heatmap_png(native_map(stored, label)))
-    return Response(body, media_type="image/png")
-
-
-def _prediction(desk: Desk, store: Store, image_id: str, model: str | None) -> StoredPrediction:
-    """Return what a model said of a film: the named one as it is now, or the newest answer."""
-    image = _image(store, image_id)
-    if model is not None:
-        found = store.find_prediction(image_id, desk.models.entry(model).bundle_id or "")
-    else:
-        study = study_of(store, image.study_id)
-        found = next((stored for stored in study.predictions if stored.image_id == image_id), None)
-    if found is None:
-        raise Problem(404, "not_found", "There is no prediction for this film.")
-    return found
-
-
 @router.post(
     "/images/{image_id}/feedback",
     tags=["feedback"],
     summary="Agree with a result, or correct it",
     response_model=schemas.FeedbackOut,
     status_code=201,
-    responses=_STORE,
+    responses=STORE,
 )
 async def add_feedback(
     desk: DeskOf,
@@ -413,7 +298,7 @@ async def add_feedback(
 
 def _judged(store: Store, image_id: str, prediction_id: str | None) -> StoredPrediction | None:
     """Return the prediction of a film that feedback is about: the named one, or the newest."""
-    study = study_of(store, _image(store, image_id).study_id)
+    study = study_of(store, image_of(store, image_id).study_id)
     own = [stored for stored in study.predictions if stored.image_id == image_id]
     if prediction_id is None:
         return own[0] if own else None

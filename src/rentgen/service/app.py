@@ -21,7 +21,7 @@ from rentgen.images.read import DEFAULT_LIMITS
 from rentgen.parallel.local import cores
 from rentgen.records import DISCLAIMER
 from rentgen.records.studies import Principal, Role
-from rentgen.service import api, cloud, login, pages, problems, report, research, watch
+from rentgen.service import api, cloud, login, pages, pictures, problems, report, research, watch
 from rentgen.service.cloud import CloudRoutes
 from rentgen.service.desk import Desk
 from rentgen.service.films import FilmCache
@@ -87,6 +87,7 @@ def create_app(
     app.add_exception_handler(405, _on_wrong_method)
     _guard(app, desk, routes or CloudRoutes())
     app.include_router(api.router)
+    app.include_router(pictures.router)
     app.include_router(report.router)
     app.include_router(research.router)
     app.include_router(watch.router)

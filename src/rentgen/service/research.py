@@ -20,9 +20,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 
 from rentgen.errors import InputError, SettingError
 from rentgen.images.read import Limits, read
-from rentgen.service.api import Admin, Physician, Reader, encode_film
+from rentgen.service.api import Admin, Physician, Reader
 from rentgen.service.cloud import DeskOf
 from rentgen.service.headers import REPORT_POLICY
+from rentgen.service.pictures import encode_film
 from rentgen.service.problems import Problem, responses
 from rentgen.service.schemas import Shape
 from rentgen.settings import Settings
