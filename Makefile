@@ -50,6 +50,7 @@ format: $(VENV)/test.stamp
 # Independent judges from Debian: dcmtk (pixels), dicom3tools (validity). Without root or apt their tests are skipped.
 peers: $(VENV)/test.stamp
 	@./scripts/install-peers.sh
+	@./scripts/install-node-peers.sh
 
 # The built page lies in the package, so that nobody needs Node to run it.
 page:

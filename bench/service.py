@@ -36,7 +36,7 @@ from pathlib import Path
 import load
 import numpy as np
 from load import HOST, Tally, build, closed_loop, form, open_loop
-from peers import ENGINES, HEALTH, Peer
+from rivals import ENGINES, HEALTH, Peer
 
 from rentgen.data.listing import find_films
 from rentgen.engine.predictor import Predictor

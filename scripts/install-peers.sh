@@ -11,6 +11,8 @@ command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>
 command -v pdftoppm >/dev/null 2>&1 || missing="$missing poppler-utils"
 command -v tesseract >/dev/null 2>&1 || missing="$missing tesseract-ocr"
 ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$missing rsyslog rsyslog-gnutls"
+[ -x /usr/sbin/Orthanc ] && [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] ||
+    missing="$missing orthanc orthanc-dicomweb orthanc-gdcm"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "Not installed:$missing (needs root and apt-get). Tests that compare with them are skipped."

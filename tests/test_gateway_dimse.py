@@ -26,10 +26,14 @@ from pynetdicom import AE, _config
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
-from rentgen.errors import PeerError
+from rentgen.errors import PeerError, SettingError
 from rentgen.gateway.dimse import CommitmentReport, Receiver
 from rentgen.gateway.intake import Taken
-from rentgen.gateway.nouns import GatewayConfig
+from rentgen.gateway.nouns import GatewayConfig, Tls
+from rentgen.gateway.transport import client_context
+
+# pynetdicom's requestor leaves a socket whose peer hung up to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 PHI = ("9RG1", "19400305")
 

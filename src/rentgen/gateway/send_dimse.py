@@ -1,0 +1,143 @@
+"""DICOM objects to a PACS by C-STORE: one association for all documents of a result."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+import pydicom
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
+
+from rentgen.gateway.commitment import Commitments, ask
+from rentgen.gateway.nouns import CheckResult, Destination, Outcome, Result
+from rentgen.gateway.outcomes import DELIVERED, dead, of_dicom_status, retry, worst
+from rentgen.gateway.transport import client_context
+from rentgen.records.results import Document
+
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+class DimseSender:
+    """Stores documents, and asks for storage commitment where the destination wants it."""
+
+    def __init__(
+        self, destination: Destination, *, ae_title: str = "RENTGEN", commitments: Commitments | None = None
+    ) -> None:
+        """Connect nothing yet.
+
+        Args:
+            destination: with host, port, AE title and time limit.
+            ae_title: our own.
+            commitments: where the receiver puts reports that come on associations of their own.
+
+        Raises:
+            SettingError: a certificate cannot be read.
+        """
+        self._destination = destination
+        self._commitments = commitments or Commitments()
+        self._tls = None if destination.tls is None else client_context(destination.tls)
+        self._entity = AE(ae_title)
+        for limit in ("connection_timeout", "acse_timeout", "dimse_timeout", "network_timeout"):
+            setattr(self._entity, limit, destination.timeout_s)
+
+    def send(self, documents: Sequence[Document]) -> Outcome:
+        """Store documents; a PACS that has them already says so, which is as good."""
+        if not documents:
+            return DELIVERED
+        try:
+            objects = [pydicom.dcmread(io.BytesIO(document.content)) for document in documents]
+        except (InvalidDicomError, EOFError, ValueError) as error:
+            return dead(f"a document is no DICOM object ({type(error).__name__})")
+        association = self._associate(contexts(objects, commitment=self._destination.commitment))
+        try:
+            return self._store(association, objects)
+        finally:
+            _leave(association)
+
+    def check(self) -> CheckResult:
+        """Send a C-ECHO."""
+        name = self._destination.name
+        association = self._associate([build_context(Verification)])
+        try:
+            if not association.is_established:
+                return CheckResult(name, False, f"{_refusal(association).reason}; check host, port, AE titles and TLS")
+            status = association.send_c_echo().get("Status")
+        finally:
+            _leave(association)
+        ok = status == 0x0000
+        return CheckResult(name, ok, "C-ECHO" if ok else of_dicom_status(status).reason)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _associate(self, proposed: list[PresentationContext]) -> Association:
+        told = self._destination
+        return self._entity.associate(
+            told.host,
+            told.port,
+            contexts=proposed,
+            ae_title=told.ae_title or "ANY-SCP",
+            evt_handlers=self._commitments.handlers(),
+            tls_args=None if self._tls is None else (self._tls, told.host),
+        )
+
+    def _store(self, association: Association, objects: Sequence[FileDataset]) -> Outcome:
+        if not association.is_established:
+            return _refusal(association)
+        outcomes = []
+        for each in objects:
+            outcome = _store_one(association, each)
+            outcomes.append(outcome)
+            if not association.is_established:
+                break
+        found = worst(outcomes)
+        if found.result is not Result.DELIVERED or not self._destination.commitment:
+            return found
+        if not _takes(association, StorageCommitmentPushModel):
+            return dead("the peer does not offer storage commitment; set `commitment = false`, or allow it there")
+        stored = [(str(each.SOPClassUID), str(each.SOPInstanceUID)) for each in objects]
+        return ask(association, self._commitments, stored, self._destination.timeout_s)
+
+
+def contexts(objects: Iterable[FileDataset], *, commitment: bool) -> list[PresentationContext]:
+    """Return what is proposed: each class of the objects in each of their encodings, and the service asked for."""
+    wanted = dict.fromkeys((str(each.SOPClassUID), str(each.file_meta.TransferSyntaxUID)) for each in objects)
+    proposed = [build_context(sop, list(_PLAIN) if syntax in _PLAIN else syntax) for sop, syntax in wanted]
+    if commitment:
+        proposed.append(build_context(StorageCommitmentPushModel))
+    return proposed
+
+
+def _store_one(association: Association, each: FileDataset) -> Outcome:
+    if not _takes(association, str(each.SOPClassUID)):
+        return dead(f"the peer does not take objects of class {each.SOPClassUID.name}")
+    try:
+        status = association.send_c_store(each)
+    except ValueError:
+        return dead(f"the peer does not take the encoding of objects of class {each.SOPClassUID.name}")
+    except RuntimeError:
+        return retry("the peer ended the association")
+    return of_dicom_status(status.get("Status"))
+
+
+def _takes(association: Association, sop_class: str) -> bool:
+    return any(context.abstract_syntax == sop_class for context in association.accepted_contexts)
+
+
+def _refusal(association: Association) -> Outcome:
+    if association.is_rejected:
+        return retry("the peer rejects the association")
+    if association.rejected_contexts and not association.accepted_contexts:
+        return dead("the peer takes none of these classes of objects")
+    return retry("no association: the peer cannot be reached, or went away")
+
+
+def _leave(association: Association) -> None:
+    if association.is_established:
+        association.release()
