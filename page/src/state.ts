@@ -198,7 +198,9 @@ async function reload(id: string): Promise<void> {
 /** Open the study that comes after, or before, the open one in the worklist. */
 export function step(by: 1 | -1): void {
   const list = studies.value ?? [];
-  const at = list.findIndex((one) => one.id === study.value?.id);
+  // The address, not the study: that one is still on its way when a key follows quickly.
+  const here = route.value.name === "study" ? route.value.id : study.value?.id;
+  const at = list.findIndex((one) => one.id === here);
   const next = at < 0 ? list[by === 1 ? 0 : list.length - 1] : list[at + by];
   if (next) go(studyHash(next.id));
   else say(t(by === 1 ? "no_next" : "no_previous"));

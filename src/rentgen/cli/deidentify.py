@@ -128,7 +128,11 @@ def deidentify_films(
             soft_wrap=True,
         )
     if json_file != "-":
-        out.print(f"{len(outcomes) - len(held)} films written to {out_folder}, {len(held)} held back", markup=False)
+        out.print(
+            f"{len(outcomes) - len(held)} films written to {out_folder}, {len(held)} held back",
+            markup=False,
+            soft_wrap=True,
+        )
     if held:
         raise typer.Exit(1)
 
