@@ -3,7 +3,7 @@
 import { batch, computed, effect, signal } from "@preact/signals";
 import { Problem, api, link, locked, setCsrf } from "./api";
 import { t } from "./i18n";
-import { go, route, studyHash } from "./route";
+import { go, parse, route, studyHash } from "./route";
 import type { Health, Model, Prediction, Study, Who } from "./types";
 
 export type Filter = "waiting" | "read" | "all";
@@ -199,7 +199,8 @@ async function reload(id: string): Promise<void> {
 export function step(by: 1 | -1): void {
   const list = studies.value ?? [];
   // The address, not the study: that one is still on its way when a key follows quickly.
-  const here = route.value.name === "study" ? route.value.id : study.value?.id;
+  const shown = parse(location.hash);
+  const here = shown.name === "study" ? shown.id : study.value?.id;
   const at = list.findIndex((one) => one.id === here);
   const next = at < 0 ? list[by === 1 ? 0 : list.length - 1] : list[at + by];
   if (next) go(studyHash(next.id));

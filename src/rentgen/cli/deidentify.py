@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "RENTGEN_DEIDENTIFY_KEY"
 _COLUMNS = ("source", "file", "patient", "held_back")
 _LONGEST_KEY_FILE = 4096
+_SAVING = threading.Lock()
+"""Films are treated side by side and written one by one: a copy must not meet its twin half written."""
 
 
 @dataclass(frozen=True)
@@ -186,17 +189,15 @@ def _save(made: Deidentified, folder: Path, source: Path) -> Path:
     file = Path(made.study_instance_uid, f"{made.sop_instance_uid}.dcm")
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as stream:
-            stream.write(made.data)
-    except FileExistsError:
+    with _SAVING:
         # The same film again, from a copy or an earlier run, is no conflict.
-        if path.stat().st_size == len(made.data) and path.read_bytes() == made.data:
+        if path.exists():
+            if path.read_bytes() != made.data:
+                raise InputError(source, f"another film with the same new UID is there already: {file}")
             return file
-        raise InputError(source, f"another film with the same new UID is there already: {file}") from None
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+        part = path.with_suffix(".part")
+        part.write_bytes(made.data)
+        part.replace(path)
     return file
 
 
