@@ -182,12 +182,12 @@ def run(*arguments: str) -> None:
 
 
 def test_the_command_prints_what_it_would_send(capsys: pytest.CaptureFixture[str]) -> None:
-    run("upload", "--model", "gs://b/m", "--dry-run")
+    run("upload", "--project", "p", "--model", "gs://b/m", "--dry-run")
     assert json.loads(capsys.readouterr().out)["model"]["artifactUri"] == "gs://b/m"
-    run("train", "--data", "gs://b/films", "--output", "gs://b/out", "--tpu", "--dry-run")
+    run("train", "--data", "gs://b/films", "--output", "gs://b/out", "--project", "p", "--tpu", "--dry-run")
     machine = json.loads(capsys.readouterr().out)["jobSpec"]["workerPoolSpecs"][0]["machineSpec"]
     assert machine["tpuTopology"] == "1x1"
-    run("deploy", "--model", "1", "--dry-run")
+    run("deploy", "--project", "p", "--model", "1", "--dry-run")
     assert json.loads(capsys.readouterr().out)["deployedModel"]["model"].endswith("/models/1")
 
 

@@ -150,6 +150,7 @@ def run_job(found: TrainEnvironment) -> None:
         places = {place: _local(place, Path(scratch)) for place in (found.out, found.report)}
         weights = found.options.get("weights")
         licence = found.options.get("licence")
+        # The options are strings and numbers of a job; `train` checks each as if it were typed.
         model.train(
             data=data,
             destination=places[found.out],
@@ -224,6 +225,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(text: str) -> None:
+    # A platform collects lines of standard error; the terminal of the other commands is not loaded here.
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 

@@ -136,10 +136,10 @@ def deploy_automl(
 
 @vertex_app.command("upload")
 def vertex_upload(
+    project: Project,
     model: ModelPlace = "",
     name: Name = "rentgen",
     image: Image = _DEFAULT["image"],
-    project: Project = "my-project",
     region: Region = _REGION,
     dry_run: DryRun = False,
     api_endpoint: ApiEndpoint = None,
@@ -157,9 +157,9 @@ def vertex_upload(
 @vertex_app.command("deploy")
 def vertex_deploy(
     model: Annotated[str, typer.Option(help="Its id or whole resource name, as upload prints it.")],
+    project: Project,
     endpoint: Annotated[str | None, typer.Option(help="An endpoint that is there; a new one by default.")] = None,
     name: Name = "rentgen",
-    project: Project = "my-project",
     region: Region = _REGION,
     machine: Machine = "",
     gpu: Gpu = False,
@@ -181,9 +181,9 @@ def vertex_deploy(
 def vertex_train(
     data: DataPlace,
     output: OutputPlace,
+    project: Project,
     name: Name = "rentgen",
     train_image: TrainImage = _DEFAULT["train_image"],
-    project: Project = "my-project",
     region: Region = _REGION,
     recipe: Recipe = "paper",
     machine: Machine = "",
@@ -211,7 +211,7 @@ def vertex_train(
 def vertex_predict(
     films: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Films, or folders of films.")],
     endpoint: EndpointOption,
-    project: Project = "my-project",
+    project: Project,
     region: Region = _REGION,
     api_endpoint: ApiEndpoint = None,
 ) -> None:
@@ -225,6 +225,7 @@ def vertex_predict(
     failed = 0
     for path, answer in zip(paths, answers, strict=True):
         failed += "error" in answer
+        # JSON lines: rich would fold them.
         print(json.dumps({"path": str(path)} | answer, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201
     if failed:
         raise RentgenError(f"{failed} of {len(paths)} films could not be read there.")
@@ -233,7 +234,7 @@ def vertex_predict(
 @vertex_app.command("undeploy")
 def vertex_undeploy(
     endpoint: EndpointOption,
-    project: Project = "my-project",
+    project: Project,
     region: Region = _REGION,
     api_endpoint: ApiEndpoint = None,
 ) -> None:
@@ -254,11 +255,13 @@ def _clients(plan: Plan, api_endpoint: str | None) -> Clients:
     # Another address than Google's is a stand-in: the machine's credentials are not for it.
     from google.auth.credentials import AnonymousCredentials
 
+    # google-auth is typed, this constructor is not.
     return connect(plan.region, api_endpoint=api_endpoint, credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
 
 
 def _shown(dry_run: bool, request: Mapping[str, Any]) -> bool:
     """Print a request where that is all that is wanted, and return whether it is."""
     if dry_run:
+        # JSON: rich would fold it.
         print(json.dumps(request, indent=2))  # noqa: T201
     return dry_run

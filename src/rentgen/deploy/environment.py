@@ -208,6 +208,7 @@ def serve_options(found: ServeEnvironment, environ: Mapping[str, str]) -> dict[s
         found: how to serve.
         environ: environment variables.
     """
+    # In a container every address is the container's own; the platform stands in front.
     options: dict[str, object] = {"host": environ.get("RENTGEN_HOST") or "0.0.0.0", "port": found.port}  # noqa: S104
     if found.models:
         options["models"] = found.models

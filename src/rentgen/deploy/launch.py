@@ -19,6 +19,7 @@ from pathlib import Path
 from rentgen.deploy.environment import Platform
 
 ENTRY = (sys.executable, "-m", "rentgen.cli.container")
+# Not a secret's place: the one folder that every platform lets a container write to.
 _WRITTEN = "/tmp"  # noqa: S108
 IMAGE = {
     "PYTHONUNBUFFERED": "1",

@@ -129,7 +129,7 @@ async def add_studies(request: Request, desk: DeskOf, who: Physician, model: Mod
     desk.models.predictor(model)
     desk.queue.check()
     batch = await read_films(request, max_films=desk.settings.max_films)
-    entry, answered = await desk.answer(request, batch.films, model, maps=True)
+    entry, answered = await desk.answer(request, batch.films, model, keep=True)
     study_ids, failed, new = await asyncio.to_thread(_keep, desk, store, entry, answered, who)
     studies = await asyncio.to_thread(lambda: [store.study(study_id) for study_id in study_ids])
     body = {"studies": [_out(desk, study) for study in studies if study is not None], "failed": failed}

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Match
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rentgen.errors import RentgenError
 from rentgen.images.read import DEFAULT_LIMITS
@@ -33,7 +29,7 @@ from rentgen.service.queue import Queue
 from rentgen.service.security import Gatekeeper
 from rentgen.service.sessions import Sessions
 from rentgen.service.telemetry import Trace, connect
-from rentgen.service.throttle import CLOUD_ROUTES, PROBES, CheckOrigin, LimitBody, Throttle, allowed_hosts
+from rentgen.service.throttle import CLOUD_ROUTES, PROBES, CheckOrigin, LimitBody, LimitWords, Throttle, allowed_hosts
 from rentgen.service.tokens import Tokens
 from rentgen.settings import Auth, Settings
 from rentgen.store.studies import Store
@@ -42,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 SYSTEM = Principal("system", Role.ADMIN)
 """Who does what nobody asked for: retention."""
-
-MAX_WORDS = 128 * 1024
-"""Bytes of a request that holds no films."""
 
 _DESCRIPTION = f"""Radiographs in, calibrated predictions out. {DISCLAIMER}
 
@@ -83,8 +76,6 @@ def create_app(
     app.state.draining = draining
     app.state.telemetry = connect(settings.otlp_endpoint) if settings.otlp_endpoint else None
     problems.install(app)
-    app.add_exception_handler(400, _on_unreadable_body)
-    app.add_exception_handler(405, _on_wrong_method)
     _guard(app, desk, routes or CloudRoutes())
     app.include_router(api.router)
     app.include_router(pictures.router)
@@ -158,45 +149,8 @@ def _bundle_info(entry: Model) -> BundleInfo:
     return BundleInfo(entry.name, entry.bundle_id or "", title, entry.predictor is not None)
 
 
-class LimitWords:
-    """Ends a request with a large body where no films are expected, only a few words of JSON.
-
-    Those are read on the event loop and before anyone is asked who they are: megabytes of them would hold up everyone.
-
-    Args:
-        app: to call.
-        films: paths at which films come, and whose bodies may be large.
-    """
-
-    def __init__(self, app: ASGIApp, films: Collection[str]) -> None:
-        self.app = app
-        self.films = frozenset(films)
-        self.limited = LimitBody(app, MAX_WORDS)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 413."""
-        path = scope.get("path", "")
-        large = scope["type"] != "http" or path in self.films or path.startswith("/v1/endpoints/")
-        await (self.app if large else self.limited)(scope, receive, send)
-
-
 def _no_key(_: str) -> None:
     return None
-
-
-async def _on_unreadable_body(request: Request, _: Exception) -> Response:
-    """Answer a body in no encoding of JSON as any other that is not what was expected."""
-    return problems.problem_response(request.scope, 422, "invalid_request")
-
-
-async def _on_wrong_method(request: Request, _: Exception) -> Response:
-    """Answer with all methods of an address: the router names only those of the first route that it found there."""
-    allowed = [
-        method
-        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]
-    return problems.problem_response(request.scope, 405, "method_not_allowed", headers={"Allow": ", ".join(allowed)})
 
 
 @contextlib.asynccontextmanager

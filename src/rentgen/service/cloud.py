@@ -67,10 +67,9 @@ def build(routes: CloudRoutes, *, open_to_all: bool) -> APIRouter:
     """
     router = APIRouter(tags=["clouds"])
     guard = [] if open_to_all else [Depends(needs(Role.READER))]
-    for path in dict.fromkeys(["/livez"]):
-        router.add_api_route(
-            path, _live, summary="Whether the process is there", response_class=Response, responses=_EMPTY
-        )
+    router.add_api_route(
+        "/livez", _live, summary="Whether the process is there", response_class=Response, responses=_EMPTY
+    )
     ready = dict.fromkeys(path for path in ("/ping", "/readyz", routes.health) if path)
     for path in ready:
         router.add_api_route(

@@ -88,7 +88,7 @@ class Desk:
     painting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2), repr=False)
 
     async def answer(
-        self, request: Request, films: Sequence[Incoming], model: str | None, *, maps: bool = False
+        self, request: Request, films: Sequence[Incoming], model: str | None, *, keep: bool = False
     ) -> tuple[Model, list[Answered]]:
         """Return what a model says of a request's films, in order.
 
@@ -96,7 +96,7 @@ class Desk:
             request: whose client may leave; then what has not begun is not begun.
             films: of its body.
             model: its name; None for the default.
-            maps: the films will be kept: compute activation maps of all, and hold their pixels for a while.
+            keep: compute activation maps of all, and hold the films' pixels for a while.
 
         Raises:
             Problem: 404, 503: no such model, or not yet, or it took too long; 429: too many films wait.
@@ -104,17 +104,17 @@ class Desk:
         entry, predictor = self.models.predictor(model)
         # Each in the request's context: log lines and spans of the job belong to it.
         jobs = [
-            partial(copy_context().run, self._job, film, entry, predictor, maps, time.perf_counter()) for film in films
+            partial(copy_context().run, self._job, film, entry, predictor, keep, time.perf_counter()) for film in films
         ]
         return entry, await unless_gone(request, self.queue.run(jobs), self.settings.request_timeout_s)
 
-    def _job(self, incoming: Incoming, entry: Model, predictor: Predictor, maps: bool, queued: float) -> Answered:
+    def _job(self, incoming: Incoming, entry: Model, predictor: Predictor, keep: bool, queued: float) -> Answered:
         if incoming.data is None:
             return Answered(incoming, None, None)
         waited("wait", queued)
         began = time.perf_counter()
         with span("film"):
-            answer = analyse(incoming.data, predictor, maps=maps or incoming.heatmap, limits=self.limits)
+            answer = analyse(incoming.data, predictor, maps=keep or incoming.heatmap, limits=self.limits)
         stored = describe(
             answer.prediction,
             predictor.card,
@@ -124,7 +124,7 @@ class Desk:
         )
         self.metrics.observe_film(entry.name, stored, time.perf_counter() - began, began - queued)
         self.drifts.observe(entry.name, predictor.card, stored)
-        return Answered(incoming, self._put_aside(answer, keep=maps), stored)
+        return Answered(incoming, self._put_aside(answer, keep=keep), stored)
 
     def _put_aside(self, answer: Answer, *, keep: bool) -> Answer:
         """Return an answer without the film's pixels, which wait in bounded memory, where they are wanted at all.

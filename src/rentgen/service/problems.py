@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rentgen.errors import (
@@ -263,9 +264,22 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+    if status == 405:
+        headers = {"Allow": ", ".join(_methods_of(request))}
+    # A body in no encoding of JSON is as wrong as any other that is not what was expected.
+    status = 422 if status == 400 else status
     code = _BY_STATUS.get(status, "invalid_request" if status < 500 else "internal")
     # The detail of a foreign exception may repeat what was sent; ours does not.
     return problem_response(request.scope, status, code, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return all methods of an address: the router names only those of the first route that it found there."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _on_disconnect(request: Request, _: Exception) -> JSONResponse:

@@ -20,6 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rentgen.service.problems import CODES, problem_response
 from rentgen.settings import LOOPBACK, Auth, Settings
 
+MAX_WORDS = 128 * 1024
+"""Bytes of a request that holds no films."""
+
 PROBES = frozenset({"/ping", "/livez", "/readyz"})
 """Asked by platforms, often; answered from memory."""
 
@@ -319,6 +322,28 @@ class LimitBody:
         if "expect" not in Headers(scope=scope):
             await _discard(receive, self.linger_s)
         await send({"type": "http.response.body", "body": b""})
+
+
+class LimitWords:
+    """Ends a request with a large body where no films are expected, only a few words of JSON.
+
+    Those are read on the event loop and before anyone is asked who they are: megabytes of them would hold up everyone.
+
+    Args:
+        app: to call.
+        films: paths at which films come, and whose bodies may be large.
+    """
+
+    def __init__(self, app: ASGIApp, films: Collection[str]) -> None:
+        self.app = app
+        self.films = frozenset(films)
+        self.limited = LimitBody(app, MAX_WORDS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or answer 413."""
+        path = scope.get("path", "")
+        large = scope["type"] != "http" or path in self.films or path.startswith("/v1/endpoints/")
+        await (self.app if large else self.limited)(scope, receive, send)
 
 
 class _Body:
