@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # One image for Vertex AI, SageMaker, Azure Machine Learning, Cloud Run and Kubernetes:
-#   docker build --target serve --tag rentgen:serve .     (the default: answers, under 900 MB)
+#   docker build --target serve --tag rentgen:serve .     (the default: answers; 499 MB of packages)
 #   docker build --target train --tag rentgen:train .     (trains and answers: PyTorch makes it larger)
 # PyTorch comes with CUDA for x86-64. For its CPU build give the address of PyTorch's index of CPU builds:
 #   docker build --target train --build-arg TORCH_INDEX=... .
