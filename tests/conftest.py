@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from serving import Serving
 
 from rentgen.images.phantom import write_set
 from rentgen.learn.recipe import Recipe, load
@@ -22,6 +25,13 @@ class Trained:
     cache: Path
     recipe: Recipe
     training: Training
+
+
+@pytest.fixture(scope="module")
+def client(served: Serving) -> Iterator[httpx.Client]:
+    """Return a client of the service that the test file runs as `served`."""
+    with served.client() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

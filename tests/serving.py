@@ -16,6 +16,7 @@ import uvicorn
 from linear import predictor_of, weighing_model
 
 from rentgen import bundle as bundles
+from rentgen.engine.predictor import Predictor
 from rentgen.records import Card, Interval, OperatingPoint
 from rentgen.service.app import create_app
 from rentgen.service.cloud import CloudRoutes
@@ -46,6 +47,10 @@ class Serving:
     url: str
     desk: Desk
     server: uvicorn.Server
+
+    def predictor(self) -> Predictor:
+        """Return the default model, read from its file as another program would: not the one that answers."""
+        return Predictor.load(self.desk.models.entry(None).source)
 
     def client(self, **more: object) -> httpx.Client:
         """Return a client of it."""

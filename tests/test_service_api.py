@@ -39,17 +39,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def client(served: Serving) -> Iterator[httpx.Client]:
-    with served.client() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def predictor(served: Serving) -> Predictor:
-    found = served.desk.models.entry(None).predictor
-    assert found is not None
-    # Another object than the one that answers: read from the file, as a program without the service would.
-    return Predictor.load(served.desk.models.entry(None).source)
+    return served.predictor()
 
 
 def same(shown: dict[str, Any], data: bytes, predictor: Predictor) -> None:

@@ -41,12 +41,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def client(served: Serving) -> Iterator[httpx.Client]:
-    with served.client() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def reader(served: Serving) -> Iterator[httpx.Client]:
     """Return a client with a key, for what a platform does not open."""
     assert served.desk.store is not None

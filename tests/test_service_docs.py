@@ -19,9 +19,9 @@ from serving import Serving, serving
 
 from rentgen.images.phantom import Finding, draw, to_dicom
 from rentgen.records.studies import Principal, Role
-from rentgen.service.app import MAX_WORDS
 from rentgen.service.incoming import MAX_VALUES
 from rentgen.service.problems import CODES
+from rentgen.service.throttle import MAX_WORDS
 from rentgen.settings import Settings
 
 TEXT = (Path(__file__).parents[1] / "docs" / "service.md").read_text(encoding="utf-8")

@@ -44,12 +44,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(served: Serving) -> Iterator[httpx.Client]:
-    with served.client() as found:
-        yield found
-
-
 def ask(client: httpx.Client, model: str | None = None, data: bytes = FILM) -> httpx.Response:
     return client.post("/v1/predict", params={"model": model} if model else {}, files={"films": ("a", data)})
 

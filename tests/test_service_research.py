@@ -90,12 +90,6 @@ def _salted(path: Path, *, seed: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(served: Serving) -> Iterator[httpx.Client]:
-    with served.client() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def exported(client: httpx.Client, folder: Path) -> Path:
     """Return the export, unpacked: each film judged, the last of them twice."""
     for place, data in enumerate((*DICOMS, *PNGS)):

@@ -5,6 +5,7 @@ import { Problem, api, link, locked, setCsrf } from "./api";
 import { t } from "./i18n";
 import { go, parse, route, studyHash } from "./route";
 import type { Health, Model, Prediction, Study, Who } from "./types";
+import { labelText } from "./words";
 
 export type Filter = "waiting" | "read" | "all";
 
@@ -219,7 +220,8 @@ export async function judge(agree: boolean, label: string | null, comment: strin
       ...(comment.trim() === "" ? {} : { comment: comment.trim() }),
       ...(said === null ? {} : { prediction_id: said.prediction_id }),
     });
-    say(agree ? t("said_agree", { label: label ?? "" }) : label ? t("said_correct", { label }) : t("said_comment"));
+    const named = { label: label === null ? "" : labelText(label) };
+    say(agree ? t("said_agree", named) : label ? t("said_correct", named) : t("said_comment"));
     await reload(open.id);
     // The list keeps its order while it is worked through; only the mark of this study changes.
     const fresh = study.value;
