@@ -113,7 +113,10 @@ class Settings(BaseSettings):
         if self.max_bodies_mb < self.max_body_mb:
             raise ValueError("max_bodies_mb must be at least max_body_mb, or no request of that size could be taken")
         if self.keep_files and self.key is None:
-            raise ValueError("keep_files needs a key (32 bytes, base64): films are encrypted at rest")
+            raise ValueError(
+                "keep_files needs a key, for films are encrypted at rest; make one with `openssl rand -base64 32` and "
+                "give it in RENTGEN_KEY"
+            )
         return self
 
     @property
@@ -139,7 +142,11 @@ def load(**given: Any) -> Settings:  # noqa: ANN401
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'together'}: {fault['msg']}" for fault in error.errors()
-        )
+        faults = "; ".join(_told(fault["loc"], fault["msg"]) for fault in error.errors())
         raise SettingError(f"The settings are not allowed: {faults}.") from error
+
+
+def _told(place: tuple[int | str, ...], words: str) -> str:
+    """Return a fault in words; one of several settings together has no place, and names them itself."""
+    told = words.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, place))}: {told}" if place else told

@@ -62,6 +62,7 @@ def create_app(
     Raises:
         RentgenError: a bundle or the store cannot be opened.
     """
+    research.check_offers(settings)
     desk = _open(settings, cache)
     app = FastAPI(
         title="Rentgen",

@@ -76,6 +76,17 @@ def parse_sets(settings: Settings) -> dict[str, Path]:
     return sets
 
 
+def check_offers(settings: Settings) -> None:
+    """Refuse sets and a folder of reports that are not there, before anyone asks for them.
+
+    Raises:
+        SettingError: one is not there.
+    """
+    parse_sets(settings)
+    if settings.reports is not None and not settings.reports.is_dir():
+        raise SettingError("Expected a folder of training reports, but `reports` names none that is there.")
+
+
 def find_reports(folder: Path | None) -> dict[str, Path]:
     """Return name to folder of the reports that lie in a folder, or are it."""
     if folder is None or not folder.is_dir():
