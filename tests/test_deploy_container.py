@@ -157,17 +157,22 @@ def stopped_after(
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
-            done = [steps_of(path) for path in folder.rglob("*.pt")]
+            done = [steps_of(path) for path in checkpoints(folder)]
             assert all(number >= none_below for number in done)
             if done and done[0] >= steps:
                 process.send_signal(how)
                 process.wait(60)
-                return steps_of(next(folder.rglob("*.pt")))
+                return steps_of(checkpoints(folder)[0])
             time.sleep(0.02)
         raise TimeoutError(f"no checkpoint of {steps} steps")
     finally:
         process.kill()
         process.wait()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints below a folder where a job works: other files and folders come and go meanwhile."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(".pt")]
 
 
 def steps_of(path: Path) -> int:
