@@ -1,7 +1,7 @@
 /** Talks to the service: one way to ask, errors as problem documents, polite when it is busy. */
 
 import { signal } from "@preact/signals";
-import type { Added, Card, Compared, Feedback, Health, Model, Study, Who, Worklist } from "./types";
+import type { Added, Card, Compared, Feedback, Gateway, Health, Model, Study, Who, Worklist } from "./types";
 
 /** What went wrong: a stable code, and words of the service where it gave any. */
 export class Problem extends Error {
@@ -117,6 +117,9 @@ export const api = {
   feedback: (image: string, said: { agree: boolean; label?: string; comment?: string; prediction_id?: string }) =>
     json<Feedback>(`/v1/images/${enc(image)}/feedback`, { method: "POST", json: said }),
   models: async () => (await json<{ models: Model[] }>("/v1/models")).models,
+  gateway: () => json<Gateway>("/v1/gateway", { patient: false }),
+  retry: (which: { job_id: number } | { destination: string }) => json<{ retried: number }>("/v1/gateway/retry", { method: "POST", json: which }),
+  discard: (job_id: number) => json<{ discarded: number }>("/v1/gateway/discard", { method: "POST", json: { job_id } }),
   card: async (name: string) => (await json<{ card: Card }>(`/v1/models/${enc(name)}`)).card,
   sets: () => json<unknown>("/v1/sets"),
   reports: () => json<unknown>("/v1/reports"),

@@ -59,6 +59,12 @@ export function when(time: string): string {
   return new Date(time).toLocaleString(language.value, { dateStyle: "medium", timeStyle: "short" });
 }
 
+/** Return how long something takes, in the one unit that tells most. */
+export function duration(seconds: number): string {
+  const [unit, length] = ([["day", 86_400], ["hour", 3_600], ["minute", 60]] as const).find(([, one]) => seconds >= one) ?? (["second", 1] as const);
+  return new Intl.NumberFormat(language.value, { style: "unit", unit, maximumFractionDigits: 0 }).format(Math.floor(seconds / length));
+}
+
 /** Return how long ago, shortly. */
 export function ago(time: string, now: number): string {
   const minutes = Math.round((now - Date.parse(time)) / 60_000);

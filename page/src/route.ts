@@ -2,12 +2,12 @@
 
 import { signal } from "@preact/signals";
 
-export type Route = { name: "list" } | { name: "study"; id: string } | { name: "research" };
+export type Route = { name: "list" } | { name: "study"; id: string } | { name: "research" } | { name: "gateway" };
 
 export function parse(hash: string): Route {
   const [, name, id] = hash.replace(/^#/, "").split("/");
   if (name === "study" && id !== undefined && /^[\w-]{8,64}$/.test(id)) return { name: "study", id };
-  return name === "research" ? { name: "research" } : { name: "list" };
+  return name === "research" || name === "gateway" ? { name } : { name: "list" };
 }
 
 export const route = signal<Route>(parse(location.hash));

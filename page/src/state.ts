@@ -3,6 +3,7 @@
 import { batch, computed, effect, signal } from "@preact/signals";
 import { Problem, api, link, locked, setCsrf } from "./api";
 import { t } from "./i18n";
+import { isForgotten, isSeen } from "./presence";
 import { go, parse, route, studyHash } from "./route";
 import type { Health, Model, Prediction, Study, Who } from "./types";
 import { labelText } from "./words";
@@ -133,7 +134,13 @@ async function beat(): Promise<void> {
     link.value = error instanceof Problem && error.code === "loading" ? "loading" : "gone";
   }
   if (before !== link.value && link.value === "ok" && !locked.value) void (who.value === null ? enter() : recover());
+  else if (link.value === "ok" && isListIdle()) void refresh();
   beating = setTimeout(() => void beat(), link.value === "ok" ? 15_000 : 2_000);
+}
+
+/** Films of the gateway come unasked: the list takes them in while nobody works through it, and has not opened more of it. */
+function isListIdle(): boolean {
+  return route.peek().name === "list" && isSeen() && !isForgotten() && (studies.peek()?.length ?? 51) <= 50;
 }
 
 let beating: ReturnType<typeof setTimeout> | undefined;

@@ -109,6 +109,28 @@ export interface Who {
   csrf: string | null;
 }
 
+export type Step = "analyse" | "encode" | "deliver";
+export type StepState = "waiting" | "leased" | "done" | "dead";
+
+/** A step of the gateway that was given up until a person says otherwise. */
+export interface Letter {
+  job_id: number;
+  step: Step;
+  destination: string;
+  attempts: number;
+  reason: string;
+}
+
+/** What the gateway has in hand. */
+export interface Gateway {
+  objects: number;
+  conflicts: number;
+  open_batches: number;
+  oldest_s: number | null;
+  steps: { step: Step; destination: string; state: StepState; count: number }[];
+  dead_letters: Letter[];
+}
+
 /** The parts of a bundle's card that the page shows; a part that a bundle lacks is null. */
 export interface Card {
   name: string;

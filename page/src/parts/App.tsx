@@ -10,6 +10,8 @@ import { Viewer } from "../viewer/Viewer";
 import { disclaimer } from "../words";
 import { CardDialog } from "./CardDialog";
 import { Foot, Head, LinkBar, Notice } from "./Chrome";
+import { Confirm } from "./Confirm";
+import { GatewayDesk } from "./Gateway";
 import { Help } from "./Help";
 import { Icon } from "./Icon";
 import { LogIn } from "./LogIn";
@@ -40,6 +42,7 @@ export function App() {
       <Notice />
       <DropZone />
       {open?.name === "help" ? <Help key={open.id} /> : null}
+      {open?.name === "confirm" ? <Confirm key={open.id} asked={open} /> : null}
       {open?.name === "card" ? <CardDialog key={open.id} model={open.model} /> : null}
     </div>
   );
@@ -48,6 +51,7 @@ export function App() {
 function Body() {
   const at = route.value;
   if (at.name === "research") return <Research />;
+  if (at.name === "gateway") return <GatewayDesk />;
   return (
     <>
       <Worklist />

@@ -3,7 +3,7 @@
 import { link } from "../api";
 import { type Language, language, setLanguage, t } from "../i18n";
 import { route } from "../route";
-import { health, leave, notice, who } from "../state";
+import { health, isAdmin, leave, notice, who } from "../state";
 import { disclaimer } from "../words";
 import { Icon } from "./Icon";
 import { openHelp } from "./dialogs";
@@ -23,12 +23,9 @@ export function Head() {
         <span>{t("tagline")}</span>
       </a>
       <nav aria-label={t("nav")}>
-        <a href="#/" {...(at === "research" ? {} : { "aria-current": "page" as const })}>
-          {t("nav_worklist")}
-        </a>
-        <a href="#/research" {...(at === "research" ? { "aria-current": "page" as const } : {})}>
-          {t("nav_research")}
-        </a>
+        <Tab to="#/" here={at === "list" || at === "study"} name={t("nav_worklist")} />
+        <Tab to="#/research" here={at === "research"} name={t("nav_research")} />
+        {isAdmin.value && health.value?.store !== "off" ? <Tab to="#/gateway" here={at === "gateway"} name={t("nav_gateway")} /> : null}
       </nav>
       <div class="languages" role="group" aria-label={t("language")}>
         {(["en", "uk"] as Language[]).map((one) => (
@@ -46,6 +43,14 @@ export function Head() {
         </button>
       ) : null}
     </header>
+  );
+}
+
+function Tab({ to, here, name }: { to: string; here: boolean; name: string }) {
+  return (
+    <a href={to} {...(here ? { "aria-current": "page" as const } : {})}>
+      {name}
+    </a>
   );
 }
 

@@ -26,6 +26,7 @@ const PATHS = {
   upload: "M12 16V4M7 9l5-5 5 5M4 16v4h16v-4",
   download: "M12 4v12M7 11l5 5 5-5M4 16v4h16v-4",
   folder: "M3 6h6l2 2h10v11H3z",
+  again: "M20 5v5h-5M19.5 10a8 8 0 1 0 .5 4",
   list: "M4 6h2M9 6h11M4 12h2M9 12h11M4 18h2M9 18h11",
 } as const;
 

@@ -1,6 +1,13 @@
 import { signal } from "@preact/signals";
 
-export type Dialog = ({ name: "help" } | { name: "card"; model: string }) & { id: number };
+export interface Question {
+  title: string;
+  text: string;
+  yes: string;
+  act: () => void;
+}
+
+export type Dialog = ({ name: "help" } | { name: "card"; model: string } | ({ name: "confirm" } & Question)) & { id: number };
 
 /** The dialog that is open. */
 export const dialog = signal<Dialog | null>(null);
@@ -13,6 +20,11 @@ export function openHelp(): void {
 
 export function openCard(model: string): void {
   dialog.value = { name: "card", model, id: (opened += 1) };
+}
+
+/** Ask before something that cannot be taken back. */
+export function confirm(question: Question): void {
+  dialog.value = { name: "confirm", ...question, id: (opened += 1) };
 }
 
 /** Whether what is behind a dialog cannot be reached. The browser tells: it closes one before it says so. */

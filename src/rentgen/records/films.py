@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -131,6 +131,10 @@ class Radiograph:
             raise ValueError(f"Expected pixels of shape (height, width), but got {self.pixels.shape}.")
         if self.pixels.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"Expected pixels of type uint8 or uint16, but got {self.pixels.dtype}.")
+
+    def without_pixels(self) -> Radiograph:
+        """Return a film that says all of itself, its size too, but shows nothing and takes no memory."""
+        return replace(self, pixels=np.broadcast_to(np.zeros((), self.pixels.dtype), self.pixels.shape))
 
 
 @dataclass(frozen=True, slots=True)

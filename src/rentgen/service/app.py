@@ -17,7 +17,7 @@ from rentgen.images.read import DEFAULT_LIMITS
 from rentgen.parallel.local import cores
 from rentgen.records import DISCLAIMER
 from rentgen.records.studies import Principal, Role
-from rentgen.service import api, cloud, login, pages, pictures, problems, report, research, watch
+from rentgen.service import api, cloud, gateway, login, pages, pictures, problems, report, research, watch
 from rentgen.service.cloud import CloudRoutes
 from rentgen.service.desk import Desk
 from rentgen.service.films import FilmCache
@@ -74,6 +74,7 @@ def create_app(
         responses=problems.RESPONSES,
     )
     app.state.desk = desk
+    app.state.gateway = gateway.open_queue(settings)
     app.state.draining = draining
     app.state.telemetry = connect(settings.otlp_endpoint) if settings.otlp_endpoint else None
     problems.install(app)
@@ -83,6 +84,7 @@ def create_app(
     app.include_router(report.router)
     app.include_router(research.router)
     app.include_router(watch.router)
+    app.include_router(gateway.router)
     app.include_router(login.router)
     app.include_router(cloud.build(routes or CloudRoutes(), open_to_all=settings.resolved_auth is Auth.PLATFORM))
     pages.mount(app)
@@ -166,6 +168,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await task
     if desk.store is not None:
         await asyncio.to_thread(desk.store.close)
+    if app.state.gateway is not None:
+        await asyncio.to_thread(app.state.gateway.close)
     if app.state.telemetry is not None:
         await asyncio.to_thread(app.state.telemetry.close)
 

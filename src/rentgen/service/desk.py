@@ -20,7 +20,7 @@ from rentgen.records import Radiograph
 from rentgen.records.studies import StoredImage, StoredPrediction
 from rentgen.service.comparisons import Comparisons
 from rentgen.service.drift import Drifts
-from rentgen.service.films import FilmCache, without_pixels
+from rentgen.service.films import FilmCache
 from rentgen.service.incoming import Incoming
 from rentgen.service.metrics import Metrics
 from rentgen.service.models import Model, Models
@@ -137,7 +137,7 @@ class Desk:
         if keep and self.store is not None:
             image_id, _ = self.store.ids_for(film.content_hash, film.study_instance_uid)
             self.films.put(image_id, film)
-        return replace(answer, film=without_pixels(film))
+        return replace(answer, film=film.without_pixels())
 
     def film(self, image: StoredImage) -> Radiograph:
         """Return the pixels of a film that is still in memory or was kept.

@@ -6,19 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from rentgen.records import Radiograph
-
-
-def without_pixels(film: Radiograph) -> Radiograph:
-    """Return a film that says all of itself, its size too, but shows nothing and takes no memory."""
-    one: npt.NDArray[Any] = np.zeros(1, film.pixels.dtype)
-    return replace(film, pixels=np.broadcast_to(one, film.pixels.shape))
 
 
 class FilmCache:
