@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+from starlette.types import ASGIApp
 
 from rentgen.gateway.intake import Taken
 from rentgen.gateway.nouns import Header
@@ -103,6 +106,22 @@ def run(name: str, *arguments: object, seconds: float = 30.0) -> subprocess.Comp
 
 
 @contextmanager
+def serving(app: ASGIApp, *, http: Any = "auto", at_once: int | None = None) -> Iterator[int]:  # noqa: ANN401
+    """Serve an ASGI application by uvicorn; yields its port on loopback."""
+    told = uvicorn.Config(app, http=http, limit_concurrency=at_once, log_level="critical", lifespan="off")
+    server = uvicorn.Server(told)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        until = time.monotonic() + 10
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        yield int(listener.getsockname()[1])
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
 def storescp(folder: Path, *options: str) -> Iterator[int]:
     """Run dcmtk's storage provider; yields its port."""
     port = free_port()
@@ -149,6 +168,15 @@ class Orthanc:
     def upload(self, data: bytes) -> None:
         request = urllib.request.Request(f"{self.url}/instances", data, method="POST")  # noqa: S310
         urllib.request.urlopen(request, timeout=20).close()  # noqa: S310
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=20) as answer:  # noqa: S310
+            return bytes(answer.read())
+
+    def post(self, path: str, asked: dict[str, object]) -> dict[str, Any]:
+        request = urllib.request.Request(self.url + path, json.dumps(asked).encode(), method="POST")  # noqa: S310
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+            return dict(json.loads(answer.read()))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -14,6 +16,9 @@ from pathlib import Path
 
 import pytest
 from peers import free_port, wait_for
+
+from rentgen.gateway.nouns import Tls
+from rentgen.gateway.transport import server_context
 
 FOLDER = Path(os.environ.get("RENTGEN_TEST_NODE") or Path(__file__).parents[1] / ".venv" / "node-peers").resolve()
 
@@ -134,3 +139,43 @@ def scripted(*answers: Sequence[bytes] | None, pause_s: float = 0.0) -> Iterator
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield int(server.getsockname()[1]), got
+
+
+@contextmanager
+def behind_tls(port: int, tls: Tls) -> Iterator[int]:
+    """Listen with TLS in front of a port of loopback, and demand a certificate; yields the port where it listens."""
+    context = server_context(tls)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    plain, _ = server.accept()
+                    threading.Thread(target=greet, args=(plain,), daemon=True).start()
+
+        def greet(plain: socket.socket) -> None:
+            plain.settimeout(10)
+            with (
+                suppress(OSError),
+                plain,
+                context.wrap_socket(plain, server_side=True) as outer,
+                socket.create_connection(("127.0.0.1", port), 10) as inner,
+            ):
+                _carry(outer, inner)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield int(server.getsockname()[1])
+        # A thread in `accept` keeps the port open.
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _carry(outer: ssl.SSLSocket, inner: socket.socket) -> None:
+    while True:
+        ready = [outer] if outer.pending() else select.select([outer, inner], [], [], 30)[0]
+        for one in ready:
+            piece = one.recv(65_536)
+            if not piece:
+                return
+            (inner if one is outer else outer).sendall(piece)
+        if not ready:
+            return

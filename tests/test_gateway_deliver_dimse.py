@@ -11,18 +11,15 @@ import peers
 import pydicom
 import pytest
 
-from rentgen.gateway.commitment import Commitments, of_report
+from rentgen.gateway.commitment import CommitmentReport, Commitments, of_report
 from rentgen.gateway.deliver import sender_of
-from rentgen.gateway.dimse import CommitmentReport, Receiver
+from rentgen.gateway.dimse import Receiver
 from rentgen.gateway.http import Reply
 from rentgen.gateway.nouns import Destination, GatewayConfig, Result, Wire
 from rentgen.gateway.outcomes import of_dicom_status
 from rentgen.gateway.send_stow import of_reply
 from rentgen.outputs.documents import documents
 from rentgen.records.results import Document, Kind
-
-# pynetdicom leaves the sockets of associations that fail to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 KINDS = (Kind.STRUCTURED_REPORT, Kind.PRESENTATION_STATE, Kind.KEY_OBJECT)
 

@@ -9,16 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import peers
 import pydicom
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
 from peers import FolderIntake, run
 from pydicom.dataset import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
@@ -27,7 +23,8 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from rentgen.errors import PeerError, SettingError
-from rentgen.gateway.dimse import CommitmentReport, Receiver
+from rentgen.gateway.commitment import CommitmentReport
+from rentgen.gateway.dimse import COUNTED, Receiver
 from rentgen.gateway.intake import Taken
 from rentgen.gateway.nouns import GatewayConfig, Tls
 from rentgen.gateway.transport import client_context
@@ -90,8 +87,14 @@ def is_answering(port: int) -> bool:
     return bool(status.get("Status") == 0)
 
 
-def test_a_peer_is_heard(receiver: Receiver) -> None:
+def happened(receiver: Receiver) -> dict[str, int]:
+    return {what: number for what, number in receiver.counts().items() if number}
+
+
+def test_a_peer_is_heard_and_counted(receiver: Receiver) -> None:
     assert run("echoscu", "-aec", "RENTGEN", "127.0.0.1", receiver.port).returncode == 0
+    assert happened(receiver) == {"associations": 1, "echo": 1}
+    assert set(receiver.counts()) == set(COUNTED)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_a_disk_below_its_watermark_takes_nothing(config: GatewayConfig, intake:
         sent = run("storescu", "-xe", "-aec", "RENTGEN", "127.0.0.1", receiver.port, small(tmp_path))
         # storescu ends with the first byte of the status, 0xA700.
         assert sent.returncode == 0xA7
-        assert receiver.counts() == {"associations": 1, "refused_disk": 1}
+        assert happened(receiver) == {"associations": 1, "refused_disk": 1}
     assert intake.files == []
 
 
@@ -216,7 +219,7 @@ def test_titles_that_are_not_allowed_are_refused(
 def test_addresses_that_are_not_allowed_are_refused(config: GatewayConfig, intake: FolderIntake) -> None:
     with Receiver(replace(config, allow_addresses=("10.1.0.0/16",)), intake) as receiver:
         assert not is_answering(receiver.port)
-        assert receiver.counts() == {"refused_address": 1}
+        assert happened(receiver) == {"refused_address": 1}
 
 
 def test_silent_connections_do_not_keep_others_out(config: GatewayConfig, intake: FolderIntake) -> None:
@@ -228,34 +231,9 @@ def test_silent_connections_do_not_keep_others_out(config: GatewayConfig, intake
         assert time.monotonic() - begin < 2
 
 
-def make_certificates(folder: Path) -> tuple[Path, Path]:
-    """Return a certificate for localhost that signs itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "own.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "own.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "own.crt", folder / "own.key"
-
-
 @pytest.fixture
 def tls(tmp_path: Path) -> Tls:
-    certificate, key = make_certificates(tmp_path)
-    return Tls(certificate, key, certificate)
+    return Authority.found(tmp_path).issue()
 
 
 def test_silent_connections_do_not_stop_tls(config: GatewayConfig, intake: FolderIntake, tls: Tls) -> None:

@@ -21,9 +21,6 @@ from rentgen.gateway.nouns import GatewayConfig, Source, Wire
 from rentgen.gateway.pull import DicomWeb, DimseSource
 from rentgen.gateway.reconcile import reconcile
 
-# pynetdicom's requestor leaves a socket whose peer hung up to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 PORT = 11_112
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import peers
 import pydicom
 import pytest
@@ -14,7 +18,9 @@ from peers import FolderIntake
 from starlette.testclient import TestClient
 
 from rentgen.gateway.nouns import GatewayConfig
-from rentgen.gateway.stow import create_stow
+from rentgen.gateway.stow import StowLimits, create_stow
+from rentgen.gateway.transport import Guard
+from rentgen.gateway.web_guard import guarded
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=b0undary'
 
@@ -30,8 +36,8 @@ def intake(tmp_path: Path) -> FolderIntake:
     return FolderIntake(tmp_path / "kept")
 
 
-def client(config: GatewayConfig, intake: FolderIntake, **options: int) -> TestClient:
-    return TestClient(create_stow(config, intake, **options), client=("127.0.0.1", 5))
+def client(config: GatewayConfig, intake: FolderIntake, **limits: int) -> TestClient:
+    return TestClient(create_stow(config, intake, limits=StowLimits(**limits)), client=("127.0.0.1", 5))
 
 
 def body(parts: Sequence[bytes], kind: str = "application/dicom") -> bytes:
@@ -60,7 +66,7 @@ def test_a_real_film_is_kept_byte_for_byte(config: GatewayConfig, intake: Folder
     assert kept.read_bytes() == data
     uid = answer.json()["00081199"]["Value"][0]["00081155"]["Value"][0]
     assert uid == kept.stem
-    assert [path.name for path in config.folder.iterdir()] == ["incoming"]
+    assert [path.name for path in config.folder.iterdir()] == []
 
 
 def test_some_kept_some_not_is_202_and_none_409(config: GatewayConfig, intake: FolderIntake, tmp_path: Path) -> None:
@@ -93,7 +99,7 @@ def test_a_study_in_the_address_must_be_the_object_s(
 
 
 def test_keys(config: GatewayConfig, intake: FolderIntake, tmp_path: Path) -> None:
-    peer = client(replace(config, stow_keys=(hashlib.sha256(b"open").hexdigest(),)), intake)
+    peer = client(replace(config, http_keys=(hashlib.sha256(b"open").hexdigest(),)), intake)
     content = body([film(tmp_path)])
     assert post(peer, content).status_code == 401
     assert post(peer, content, Authorization="Bearer shut").status_code == 401
@@ -133,9 +139,9 @@ def test_what_is_not_taken(config: GatewayConfig, intake: FolderIntake, headers:
 def test_bodies_that_are_damaged_or_too_large(
     config: GatewayConfig, intake: FolderIntake, content: bytes, status: int
 ) -> None:
-    peer = client(replace(config, max_object_mb=0.01), intake, most_parts=3)
+    peer = client(replace(config, max_object_mb=0.01), intake, parts=3)
     assert post(peer, content).status_code == status
-    assert [path.name for path in config.folder.iterdir()] == ["incoming"]
+    assert [path.name for path in config.folder.iterdir()] == []
 
 
 def test_no_room_is_said_and_when_to_come_back(config: GatewayConfig, intake: FolderIntake, tmp_path: Path) -> None:
@@ -144,3 +150,158 @@ def test_no_room_is_said_and_when_to_come_back(config: GatewayConfig, intake: Fo
     assert (full.status_code, lost.status_code) == (503, 503)
     assert "retry-after" in full.headers
     assert "retry-after" in lost.headers
+
+
+HEAD = f"POST /studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n".encode()
+
+
+@contextmanager
+def begun(port: int, head: bytes, start: bytes = b"") -> Iterator[socket.socket]:
+    """Send a request's head and the beginning of its body."""
+    with socket.create_connection(("127.0.0.1", port), 10) as peer:
+        peer.sendall(HEAD + head + b"\r\n" + start)
+        yield peer
+
+
+def answered(peer: socket.socket) -> tuple[int, bytes]:
+    """Return status and head of an answer."""
+    head = b""
+    while b"\r\n\r\n" not in head and (piece := peer.recv(65_536)):
+        head += piece
+    return int(head.split()[1]), head.lower()
+
+
+def test_a_body_that_comes_too_slowly_is_ended_and_others_are_served(
+    config: GatewayConfig, intake: FolderIntake, tmp_path: Path
+) -> None:
+    limits = StowLimits(grace_s=0.3, slowest_bytes_s=1e6)
+    with (
+        peers.serving(create_stow(config, intake, limits=limits)) as port,
+        begun(port, b"Content-Length: 999\r\n") as slow,
+    ):
+        begin = time.monotonic()
+        slow.sendall(b"--b0")
+        whole = httpx.post(
+            f"http://127.0.0.1:{port}/studies",
+            content=body([film(tmp_path)]),
+            headers={"Content-Type": TYPE},
+            trust_env=False,
+        )
+        assert whole.status_code == 200
+        slow.settimeout(0.05)
+        while time.monotonic() - begin < 5:
+            try:
+                slow.sendall(b"u")
+                status, head = answered(slow)
+                break
+            except TimeoutError:
+                continue
+    assert (status, b"connection: close" in head) == (408, True)
+    assert time.monotonic() - begin < 2
+    assert list(config.folder.iterdir()) == []
+
+
+def test_too_many_requests_at_the_same_time_are_told_to_come_back(
+    config: GatewayConfig, intake: FolderIntake, tmp_path: Path
+) -> None:
+    content = body([film(tmp_path)])
+    length = b"Content-Length: %d\r\n" % len(content)
+    with peers.serving(create_stow(config, intake, limits=StowLimits(requests=1))) as port:
+        with begun(port, length, content[:100]) as first:
+            wait_for_folder(config)
+            with begun(port, length, content) as second:
+                status, head = answered(second)
+                assert (status, b"retry-after" in head) == (429, True)
+            first.sendall(content[100:])
+            assert answered(first)[0] == 200
+        with begun(port, length, content) as third:
+            assert answered(third)[0] == 200
+
+
+def wait_for_folder(config: GatewayConfig) -> None:
+    until = time.monotonic() + 5
+    while not list(config.folder.glob("stow-*/*.dcm")) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("head", "start"),
+    [(b"Content-Length: 8000\r\n", b""), (b"Transfer-Encoding: chunked\r\n", b"1f40\r\n" + b"x" * 8_000)],
+)
+def test_all_bodies_together_are_limited(
+    config: GatewayConfig, intake: FolderIntake, head: bytes, start: bytes
+) -> None:
+    content = body([b"x" * 6_000])[:6_000]
+    with (
+        peers.serving(create_stow(config, intake, limits=StowLimits(body_bytes=10_000))) as port,
+        begun(port, b"Content-Length: 9999\r\n", content),
+    ):
+        wait_for_folder(config)
+        with begun(port, head, start) as second:
+            status, told = answered(second)
+    assert (status, b"retry-after" in told) == (503, True)
+
+
+@pytest.mark.parametrize(
+    ("head", "start"),
+    [(b"Content-Length: 11000\r\n", b""), (b"Transfer-Encoding: chunked\r\n", b"2af8\r\n" + b"x" * 11_000)],
+)
+def test_a_body_that_never_fits_is_said_to_be_too_large(
+    config: GatewayConfig, intake: FolderIntake, head: bytes, start: bytes
+) -> None:
+    with (
+        peers.serving(create_stow(config, intake, limits=StowLimits(body_bytes=10_000))) as port,
+        begun(port, head, start) as peer,
+    ):
+        assert answered(peer)[0] == 413
+
+
+def test_a_sender_that_asks_first_is_answered_before_it_sends(
+    config: GatewayConfig, intake: FolderIntake, tmp_path: Path
+) -> None:
+    content = body([film(tmp_path)])
+    told = replace(config, http_keys=(hashlib.sha256(b"open").hexdigest(),))
+    head = b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(content)
+    with peers.serving(create_stow(told, intake)) as port:
+        with begun(port, head) as stranger:
+            assert answered(stranger)[0] == 401
+        with begun(port, head + b"Authorization: Bearer open\r\n") as friend:
+            assert answered(friend)[0] == 100
+            friend.sendall(content)
+            assert answered(friend)[0] == 200
+
+
+def test_silent_connections_do_not_keep_others_out(config: GatewayConfig, intake: FolderIntake) -> None:
+    app = create_stow(config, intake)
+    http = guarded(Guard(config.folder), head_s=0.3)
+    with peers.serving(app, http=http, at_once=20) as port, ExitStack() as stack:
+        for start in (b"", b"POST /stu") * 15:
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(start)
+        time.sleep(0.6)
+        with begun(port, b"Content-Length: 4\r\n", b"junk") as peer:
+            assert answered(peer)[0] == 400
+
+
+def test_a_head_that_follows_an_answer_slowly_is_not_waited_for(config: GatewayConfig, intake: FolderIntake) -> None:
+    http = guarded(Guard(config.folder), head_s=0.3)
+    with (
+        peers.serving(create_stow(config, intake), http=http) as port,
+        socket.create_connection(("127.0.0.1", port), 5) as peer,
+    ):
+        peer.sendall(b"GET /studies HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert peer.recv(65_536).startswith(b"HTTP/1.1 405")
+        peer.sendall(b"GET /stu")
+        begin = time.monotonic()
+        with suppress(ConnectionResetError):
+            while peer.recv(65_536):
+                pass
+        assert time.monotonic() - begin < 2
+
+
+def test_a_connection_from_elsewhere_is_not_listened_to(config: GatewayConfig, intake: FolderIntake) -> None:
+    http = guarded(Guard(config.folder, ("10.1.0.0/16",)))
+    with (
+        peers.serving(create_stow(config, intake), http=http) as port,
+        pytest.raises(httpx.TransportError),
+    ):
+        httpx.get(f"http://127.0.0.1:{port}/studies", trust_env=False)

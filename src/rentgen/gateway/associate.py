@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pynetdicom import AE
+from pynetdicom import build_role
 from pynetdicom.association import Association
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from rentgen.errors import PeerError
 from rentgen.gateway.nouns import Tls
-from rentgen.gateway.transport import client_context
+from rentgen.gateway.tls import probe
+from rentgen.gateway.transport import Caller, client_context
 
 _SUCCESS = 0x0000
 
@@ -23,8 +23,9 @@ def associated(
     address: tuple[str, int],
     own_title: str,
     their_title: str,
-    abstracts: list[str],
+    abstracts: Sequence[str],
     *,
+    provided: Sequence[str] = (),
     tls: Tls | None = None,
     timeout_s: float = 30.0,
 ) -> Iterator[Association]:
@@ -35,7 +36,8 @@ def associated(
         address: host and port.
         own_title: our AE title.
         their_title: the peer's.
-        abstracts: what is asked for.
+        abstracts: services that are used.
+        provided: services that we provide on it, with the roles turned round.
         tls: None in the clear.
         timeout_s: of every step.
 
@@ -43,19 +45,21 @@ def associated(
         PeerError: it is not reached, or refuses.
         SettingError: a certificate cannot be read.
     """
-    entity = AE(own_title)
+    entity = Caller(own_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
-    for abstract in abstracts:
+    for abstract in (*abstracts, *provided):
         entity.add_requested_context(abstract)
-    tls_args = None if tls is None else (client_context(tls), address[0])
-    association = entity.associate(*address, ae_title=their_title, tls_args=tls_args)
+    context = None if tls is None else client_context(tls)
+    tls_args = None if context is None else (context, address[0])
+    roles: list[Any] = [build_role(abstract, scp_role=True) for abstract in provided]
+    association = entity.associate(*address, ae_title=their_title, ext_neg=roles, tls_args=tls_args)
     if not association.is_established:
-        why = (
-            f"refuses our AE title {own_title!r}, or is not called {their_title!r}"
-            if association.is_rejected
-            else "is not reached; check host, port and TLS"
-        )
-        raise PeerError(f"The peer {name!r} {why}.")
+        if association.is_rejected:
+            raise PeerError(f"The peer {name!r} refuses our AE title {own_title!r}, or is not called {their_title!r}.")
+        if not association.accepted_contexts and association.rejected_contexts:
+            raise PeerError(f"The peer {name!r} does not offer what is asked of it.")
+        fault = None if context is None else probe(address, context, timeout_s=timeout_s)
+        raise PeerError(f"The peer {name!r} is not reached ({fault or 'check host, port and TLS'}).")
     try:
         if not association.accepted_contexts:
             raise PeerError(f"The peer {name!r} does not offer what is asked of it.")
@@ -65,14 +69,10 @@ def associated(
             association.release()
 
 
-def echo(name: str, address: tuple[str, int], own_title: str, their_title: str, **options: Any) -> None:  # noqa: ANN401
-    """Ask a peer whether it is there, by C-ECHO; the arguments are those of `associated`.
-
-    Raises:
-        PeerError: it is not.
-        SettingError: a certificate cannot be read.
-    """
-    with associated(name, address, own_title, their_title, [Verification], **options) as association:
-        status = association.send_c_echo()
-        if status.get("Status") != _SUCCESS:
-            raise PeerError(f"The peer {name!r} does not answer C-ECHO with success.")
+def answers_echo(association: Association) -> bool:
+    """Return whether a peer answers C-ECHO with success."""
+    try:
+        return bool(association.send_c_echo().get("Status") == _SUCCESS)
+    except RuntimeError:
+        # It has ended the association.
+        return False

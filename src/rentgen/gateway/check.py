@@ -2,48 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
+from pydicom.uid import UID
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
 from rentgen.errors import PeerError, RentgenError
-from rentgen.gateway.associate import echo
+from rentgen.gateway.associate import answers_echo, associated
+from rentgen.gateway.deliver import sender_of
 from rentgen.gateway.intake import free_mb
-from rentgen.gateway.nouns import CheckResult, Destination, GatewayConfig, Sender, Source, Tls, Wire
+from rentgen.gateway.nouns import CheckResult, Destination, GatewayConfig, Source, Tls, Wire
 from rentgen.gateway.pull import DicomWeb
 from rentgen.gateway.transport import client_context, server_context
 from rentgen.store.studies import Store
 
 _SOON_DAYS = 30
+_TIMEOUT_S = 10.0
+_AT_ONCE = 8
+_QUERIES = (StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelMove)
 
 
-def check_all(
-    config: GatewayConfig, *, senders: Iterable[Sender] = (), now: datetime | None = None
-) -> list[CheckResult]:
+def check_all(config: GatewayConfig, *, key: str | None = None, now: datetime | None = None) -> list[CheckResult]:
     """Return what was found, one entry for each thing that was looked at; nothing is sent but questions.
 
     Args:
         config: of the gateway.
-        senders: of destinations that are not DIMSE, which ask their peers themselves.
+        key: of the store, base64 of 32 bytes; None for one without.
         now: the time; by default the clock's.
     """
     moment = now or datetime.now(UTC)
-    results = [check_disk(config), check_database(config)]
+    results = [check_disk(config), check_database(config, key)]
     results += [
-        _of(f"certificate of {name}", lambda tls=tls, ours=ours: _certificate(tls, moment, serves=ours))  # type: ignore[misc]
+        _of(f"certificate of {name}", partial(_certificate, tls, moment, serves=ours))
         for name, tls, ours in _certificates(config)
     ]
-    results += [
-        _of(each.name, lambda each=each: _echo(each, config))  # type: ignore[misc]
-        for each in _peers(config)
-        if each.wire is Wire.DIMSE
-    ]
-    results += [
-        _of(source.name, lambda source=source: _query(source, moment.date()))  # type: ignore[misc]
-        for source in config.sources
-        if source.wire is Wire.STOW
-    ]
-    return results + [sender.check() for sender in senders]
+    looks = [partial(check_destination, each, config) for each in config.destinations]
+    looks += [partial(check_source, each, config, moment.date()) for each in config.sources]
+    if not looks:
+        return results
+    # One peer that is silent costs its time limit, and so do ten.
+    with ThreadPoolExecutor(min(len(looks), _AT_ONCE)) as pool:
+        return results + list(pool.map(lambda look: look(), looks))
+
+
+def check_destination(destination: Destination, config: GatewayConfig) -> CheckResult:
+    """Return whether a destination would take what is to be sent; its sender asks."""
+    try:
+        told = replace(destination, timeout_s=min(_TIMEOUT_S, destination.timeout_s))
+        sender = sender_of(told, ae_title=config.ae_title)
+    except RentgenError as error:
+        return CheckResult(destination.name, False, str(error))
+    try:
+        return sender.check()
+    finally:
+        sender.close()
+
+
+def check_source(source: Source, config: GatewayConfig, today: date) -> CheckResult:
+    """Return whether films could be fetched from a source; whether it knows our address, only a film tells."""
+    return _of(
+        source.name, partial(_query, source, today) if source.wire is Wire.STOW else partial(_ask, source, config)
+    )
 
 
 def check_disk(config: GatewayConfig) -> CheckResult:
@@ -70,13 +98,13 @@ def check_disk(config: GatewayConfig) -> CheckResult:
     return _of("disk", look)
 
 
-def check_database(config: GatewayConfig) -> CheckResult:
+def check_database(config: GatewayConfig, key: str | None = None) -> CheckResult:
     """Return whether the store's database answers; it is made or brought up to date where it must be."""
 
     def look() -> str:
         if not config.database:
             raise PeerError("no database is named; set `gateway.database`, such as sqlite:///gateway.db")
-        store = Store.open(config.database)
+        store = Store.open(config.database, key=key)
         try:
             store.check()
         finally:
@@ -93,12 +121,9 @@ def _of(name: str, look: Callable[[], str]) -> CheckResult:
         return CheckResult(name, False, str(error))
 
 
-def _peers(config: GatewayConfig) -> tuple[Destination | Source, ...]:
-    return (*config.destinations, *config.sources)
-
-
 def _certificates(config: GatewayConfig) -> list[tuple[str, Tls, bool]]:
-    peers = [(each.name, each.tls, False) for each in _peers(config)]
+    named: tuple[Destination | Source, ...] = (*config.destinations, *config.sources)
+    peers = [(each.name, each.tls, False) for each in named]
     return [(name, tls, ours) for name, tls, ours in [("gateway", config.tls, True), *peers] if tls is not None]
 
 
@@ -124,14 +149,27 @@ def _days_left(certificate: Path, now: datetime) -> int:
     return min((each.not_valid_after_utc - now).days for each in found)
 
 
-def _echo(peer: Destination | Source, config: GatewayConfig) -> str:
-    timeout_s = min(10.0, peer.timeout_s) if isinstance(peer, Destination) else 10.0
-    echo(peer.name, (peer.host, peer.port), config.ae_title, peer.ae_title, tls=peer.tls, timeout_s=timeout_s)
-    return "it answers C-ECHO"
+def _ask(source: Source, config: GatewayConfig) -> str:
+    with associated(
+        source.name,
+        (source.host, source.port),
+        config.ae_title,
+        source.ae_title,
+        [Verification, *_QUERIES],
+        tls=source.tls,
+        timeout_s=_TIMEOUT_S,
+    ) as association:
+        offered = {context.abstract_syntax for context in association.accepted_contexts}
+        lacking = [UID(each).name for each in _QUERIES if each not in offered]
+        if lacking:
+            raise PeerError(f"The peer {source.name!r} does not offer {', '.join(lacking)}; allow it there.")
+        if Verification in offered and not answers_echo(association):
+            raise PeerError(f"The peer {source.name!r} does not answer C-ECHO with success.")
+    return "it offers C-FIND and C-MOVE"
 
 
 def _query(source: Source, today: date) -> str:
-    with DicomWeb(source, timeout_s=10.0) as peer:
+    with DicomWeb(source, timeout_s=_TIMEOUT_S) as peer:
         peer.probe(today)
         if source.orthanc_url is not None:
             peer.changes(0, limit=1)

@@ -5,8 +5,10 @@ The answer comes on the association of the question, or on a new one to our own 
 
 from __future__ import annotations
 
+import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -14,12 +16,43 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
-from rentgen.gateway.dimse import CommitmentReport, read_report
+from rentgen.gateway.intake import is_uid
 from rentgen.gateway.nouns import Outcome, Result
 from rentgen.gateway.outcomes import DELIVERED, of_dicom_status, retry, worst
 
 INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known instance of the service."""
+
+MOST_REFERENCES = 10_000
+"""Objects in one question or answer."""
+
+DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RecursionError,
+    struct.error,
+)
+"""What a data set that is none makes the parser raise; its words may quote the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What a peer says that it will keep.
+
+    Attributes:
+        transaction_uid: of the request.
+        committed: SOP Instance UIDs that it keeps.
+        failed: those that it does not, with its reason.
+    """
+
+    transaction_uid: str
+    committed: tuple[str, ...]
+    failed: tuple[tuple[str, int], ...]
 
 
 class Commitments:
@@ -60,7 +93,7 @@ class Commitments:
         return [(evt.EVT_N_EVENT_REPORT, self._event)]
 
     def _event(self, event: evt.Event) -> tuple[int, Dataset | None]:
-        report = read_report(event.event_information)
+        report = read_report(lambda: event.event_information)
         if report is None:
             return 0x0115, None
         self.report(report)
@@ -112,11 +145,37 @@ def _of_object(kept: bool, reason: int | None) -> Outcome:
 def _question(transaction: str, stored: Sequence[tuple[str, str]]) -> Dataset:
     question = Dataset()
     question.TransactionUID = transaction
-    question.ReferencedSOPSequence = [_reference(*each) for each in stored]
+    question.ReferencedSOPSequence = [reference(*each) for each in stored]
     return question
 
 
-def _reference(sop_class: str, instance: str) -> Dataset:
+def reference(sop_class: str, instance: str) -> Dataset:
+    """Return the item that names an object."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
     return item
+
+
+def read_report(load: Callable[[], Dataset]) -> CommitmentReport | None:
+    """Return what a storage commitment report says, or None where it is none.
+
+    Args:
+        load: returns the event's information; it may fail.
+    """
+    try:
+        information = load()
+        transaction = str(information.get("TransactionUID", ""))
+        committed = list(information.get("ReferencedSOPSequence") or ())
+        failed = list(information.get("FailedSOPSequence") or ())
+        if len(committed) + len(failed) > MOST_REFERENCES:
+            return None
+        kept = tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in committed)
+        lost = tuple(
+            (str(item.get("ReferencedSOPInstanceUID", "")), int(item.get("FailureReason", None) or 0x0110))
+            for item in failed
+        )
+    except DAMAGED:
+        return None
+    if not all(map(is_uid, (transaction, *kept, *(uid for uid, _ in lost)))):
+        return None
+    return CommitmentReport(transaction, kept, lost)

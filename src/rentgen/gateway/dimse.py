@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
 
@@ -23,9 +22,20 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from rentgen.errors import InputError, PeerError, StoreError
-from rentgen.gateway.intake import DEFLATED, Intake, Taken, free_mb, is_uid, open_incoming, read_header
+from rentgen.gateway.commitment import CommitmentReport, read_report
+from rentgen.gateway.commitment_provider import CommitmentProvider
+from rentgen.gateway.intake import DEFLATED, Intake, Taken, free_mb, open_incoming, read_header
 from rentgen.gateway.nouns import GatewayConfig
-from rentgen.gateway.transport import LOOPBACK, Guard, Listener, hang_up, server_context, stream_to_disk, tidy_up
+from rentgen.gateway.transport import (
+    LOOPBACK,
+    Guard,
+    Listener,
+    OwnContext,
+    hang_up,
+    server_context,
+    stream_to_disk,
+    tidy_up,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,22 +52,31 @@ SYNTAXES = [
     *(syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax not in (ExplicitVRLittleEndian, DEFLATED)),
 ]
 
-_MOST_REFERENCES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class CommitmentReport:
-    """What a peer says that it will keep.
-
-    Attributes:
-        transaction_uid: of the request.
-        committed: SOP Instance UIDs that it keeps.
-        failed: those that it does not, with its reason.
-    """
-
-    transaction_uid: str
-    committed: tuple[str, ...]
-    failed: tuple[tuple[str, int], ...]
+COUNTED = (
+    "associations",
+    "rejected",
+    "aborted",
+    "echo",
+    "received",
+    "duplicate",
+    "conflict",
+    "refused_address",
+    "refused_waiting",
+    "refused_handshake",
+    "refused_silent",
+    "refused_disk",
+    "refused_size",
+    "refused_mismatch",
+    "refused_unreadable",
+    "refused_store",
+    "refused_commitment",
+    "commitment_requests",
+    "commitment_answers",
+    "commitment_unanswered",
+    "commitment_reports",
+)
+"""What a receiver counts: associations, objects by what became of them, what was refused and why, echoes, requests for
+storage commitment and our answers to them, and the reports that came for requests of ours."""
 
 
 class Receiver:
@@ -89,7 +108,7 @@ class Receiver:
         self._config = config
         self._intake = intake
         self._on_commitment = on_commitment
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self._lock = threading.Lock()
         self._stopping = False
         stream_to_disk()
@@ -100,6 +119,7 @@ class Receiver:
             max_object_bytes=round(config.max_object_mb * 1e6),
         )
         tls = None if config.tls is None else server_context(config.tls)
+        self._provider = CommitmentProvider(config, intake.holds, self._count)
         try:
             self._listener = Listener(
                 self._ae,
@@ -111,6 +131,7 @@ class Receiver:
                 refused=lambda why: self._count(f"refused_{why}"),
             )
         except OSError as error:
+            self._provider.stop()
             raise PeerError(
                 f"Cannot listen on {config.host}:{config.port} ({error.strerror}); "
                 "choose another `gateway.port`, or stop what listens there."
@@ -131,7 +152,7 @@ class Receiver:
         return int(self._listener.server_address[1])
 
     def counts(self) -> dict[str, int]:
-        """Return how often what happened: `received`, `duplicate`, `conflict`, `refused_...` and others."""
+        """Return how often what happened since the start: all of `COUNTED`."""
         with self._lock:
             return dict(self._counts)
 
@@ -157,10 +178,13 @@ class Receiver:
                 association.abort()
             hang_up(association)
         self._thread.join(5.0)
+        self._provider.stop()
 
     def _handlers(self) -> list[evt.EventHandlerType]:
         return [
+            (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_ACTION, self._provider.asked),
             (evt.EVT_N_EVENT_REPORT, self._committed),
             (evt.EVT_CONN_CLOSE, tidy_up),
             (evt.EVT_ACCEPTED, lambda _: self._count("associations")),
@@ -171,6 +195,10 @@ class Receiver:
     def _count(self, what: str) -> None:
         with self._lock:
             self._counts[what] += 1
+
+    def _echo(self, _: evt.Event) -> int:
+        self._count("echo")
+        return SUCCESS
 
     def _store(self, event: evt.Event) -> int:
         path = Path(event.dataset_path)
@@ -209,29 +237,12 @@ class Receiver:
         return SUCCESS, taken.value
 
     def _committed(self, event: evt.Event) -> tuple[int, Dataset | None]:
-        report = read_report(event.event_information)
+        report = read_report(lambda: event.event_information)
         if report is None:
             return 0x0110, None
         self._count("commitment_reports")
         self._on_commitment(report)
         return SUCCESS, None
-
-
-def read_report(information: Dataset) -> CommitmentReport | None:
-    """Return what a storage commitment report says, or None where it is none."""
-    transaction = str(information.get("TransactionUID", ""))
-    committed = list(information.get("ReferencedSOPSequence") or ())
-    failed = list(information.get("FailedSOPSequence") or ())
-    if not is_uid(transaction) or len(committed) + len(failed) > _MOST_REFERENCES:
-        return None
-    kept = tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in committed)
-    lost = tuple(
-        (str(item.get("ReferencedSOPInstanceUID", "")), int(item.get("FailureReason", None) or 0x0110))
-        for item in failed
-    )
-    if not all(map(is_uid, (*kept, *(uid for uid, _ in lost)))):
-        return None
-    return CommitmentReport(transaction, kept, lost)
 
 
 def _entity(config: GatewayConfig) -> AE:
@@ -241,7 +252,8 @@ def _entity(config: GatewayConfig) -> AE:
     entity.maximum_associations = config.max_associations
     entity.maximum_pdu_size = 131_072
     entity.acse_timeout = 10
-    entity.dimse_timeout = 60
+    # For the answers to our storage commitment reports alone.
+    entity.dimse_timeout = 10
     entity.network_timeout = 60
     return entity
 
@@ -256,7 +268,7 @@ def _contexts() -> list[PresentationContext]:
 
 
 def _context(abstract: str, syntaxes: list[str]) -> PresentationContext:
-    context = PresentationContext()
+    context = OwnContext()
     context.abstract_syntax = abstract
     context.transfer_syntax = list(syntaxes)
     return context

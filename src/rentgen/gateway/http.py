@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import httpx
 
 from rentgen.errors import PeerError
 from rentgen.gateway.nouns import Destination
+from rentgen.gateway.tls import fault_of, probe
 from rentgen.gateway.transport import client_context
 
 MOST_BYTES = 4_000_000
@@ -35,11 +35,13 @@ class Reply:
         status: of HTTP.
         content: never longer than the limit.
         after_s: how long it asked to wait; None where it did not.
+        allow: methods that it names, in capitals.
     """
 
     status: int
     content: bytes = field(repr=False)
     after_s: float | None = None
+    allow: frozenset[str] = frozenset()
 
 
 class Http:
@@ -55,9 +57,9 @@ class Http:
             SettingError: a certificate cannot be read.
         """
         self._destination = destination
-        verify: ssl.SSLContext | bool = True if destination.tls is None else client_context(destination.tls)
+        self._context = None if destination.tls is None else client_context(destination.tls)
         self._client = httpx.Client(
-            timeout=destination.timeout_s, verify=verify, follow_redirects=False, trust_env=False
+            timeout=destination.timeout_s, verify=self._context or True, follow_redirects=False, trust_env=False
         )
         self._lock = threading.Lock()
         self._token, self._token_until = "", 0.0
@@ -114,10 +116,20 @@ class Http:
                     if time.monotonic() > until:
                         raise PeerError("The peer did not finish its answer in time.")
                 after = wait_of(response.headers.get("Retry-After"), datetime.now(UTC))
-                return Reply(response.status_code, bytes(body), after), response.headers.get("Location", "")
+                allow = frozenset(response.headers.get("Allow", "").upper().replace(",", " ").split())
+                reply = Reply(response.status_code, bytes(body), after, allow)
+                return reply, response.headers.get("Location", "")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # Its words may hold the address with a password; its kind says enough.
-            raise PeerError(f"The peer cannot be reached ({type(error).__name__}).") from None
+            raise PeerError(f"The peer cannot be reached ({self._why(error, url)}).") from None
+
+    def _why(self, error: Exception, url: str) -> str:
+        fault = fault_of(error)
+        if fault is None and self._context is not None and isinstance(error, httpx.NetworkError):
+            # A peer that refuses our certificate may hang up before its reason arrives.
+            at = httpx.URL(url)
+            fault = probe((at.host, at.port or 443), self._context, timeout_s=self._destination.timeout_s)
+        return fault or type(error).__name__
 
     def _bearer(self) -> str:
         with self._lock:

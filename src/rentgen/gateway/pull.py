@@ -24,6 +24,7 @@ from rentgen.gateway.intake import Intake, Taken, is_uid, read_header
 from rentgen.gateway.multipart import Limits, Parts, boundary_of
 from rentgen.gateway.nouns import Source
 from rentgen.gateway.reconcile import Instance
+from rentgen.gateway.tls import fault_of
 from rentgen.gateway.transport import client_context
 
 _PAGE = 500
@@ -164,6 +165,21 @@ class DicomWeb:
         except (KeyError, TypeError, ValueError) as error:
             raise self._fault("does not answer as Orthanc's /changes does") from error
 
+    def newest_change(self) -> int:
+        """Return the sequence number of the last thing that Orthanc reports.
+
+        Raises:
+            PeerError: the peer does not answer, or is no Orthanc.
+        """
+        with self._said():
+            answer = self._client.get(f"{self._source.orthanc_url}/changes", params={"last": ""})
+            self._check(answer)
+            page = answer.json()
+        try:
+            return int(page["Last"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._fault("does not answer as Orthanc's /changes does") from error
+
     def study_uid(self, orthanc_id: str) -> str | None:
         """Return the Study Instance UID of a study of Orthanc's, or None where it is gone.
 
@@ -217,7 +233,7 @@ class DicomWeb:
         try:
             yield
         except httpx.HTTPError as error:
-            raise self._fault(f"is not reached ({type(error).__name__})") from error
+            raise self._fault(f"is not reached ({fault_of(error) or type(error).__name__})") from error
         except ValueError as error:
             raise self._fault("answers with something that is no JSON") from error
 

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
+from rentgen.gateway.associate import answers_echo
 from rentgen.gateway.commitment import Commitments, ask
 from rentgen.gateway.nouns import CheckResult, Destination, Outcome, Result
 from rentgen.gateway.outcomes import DELIVERED, dead, of_dicom_status, retry, worst
-from rentgen.gateway.transport import client_context
-from rentgen.records.results import Document
+from rentgen.gateway.tls import probe
+from rentgen.gateway.transport import Caller, client_context
+from rentgen.records.results import Document, Kind
+
+CLASSES: Mapping[Kind, UID] = MappingProxyType(
+    {
+        Kind.STRUCTURED_REPORT: Comprehensive3DSRStorage,
+        Kind.SECONDARY_CAPTURE: SecondaryCaptureImageStorage,
+        Kind.PRESENTATION_STATE: GrayscaleSoftcopyPresentationStateStorage,
+        Kind.KEY_OBJECT: KeyObjectSelectionDocumentStorage,
+        Kind.PDF: EncapsulatedPDFStorage,
+    }
+)
+"""SOP Class of each kind of document that is a DICOM object."""
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -42,7 +64,7 @@ class DimseSender:
         self._destination = destination
         self._commitments = commitments or Commitments()
         self._tls = None if destination.tls is None else client_context(destination.tls)
-        self._entity = AE(ae_title)
+        self._entity = Caller(ae_title)
         for limit in ("connection_timeout", "acse_timeout", "dimse_timeout", "network_timeout"):
             setattr(self._entity, limit, destination.timeout_s)
 
@@ -61,17 +83,26 @@ class DimseSender:
             _leave(association)
 
     def check(self) -> CheckResult:
-        """Send a C-ECHO."""
+        """Ask whether the peer takes what is to be sent, by negotiation alone, and send a C-ECHO."""
         name = self._destination.name
-        association = self._associate([build_context(Verification)])
+        wanted = [CLASSES[kind] for kind in self._destination.kinds if kind in CLASSES]
+        services = [StorageCommitmentPushModel] if self._destination.commitment else []
+        proposed = [build_context(each, list(_PLAIN)) for each in dict.fromkeys((Verification, *wanted, *services))]
+        association = self._associate(proposed)
         try:
             if not association.is_established:
-                return CheckResult(name, False, f"{_refusal(association).reason}; check host, port, AE titles and TLS")
-            status = association.send_c_echo().get("Status")
+                refusal = self._refusal(association)
+                return CheckResult(name, False, f"{refusal.reason}; check host, port, AE titles and TLS")
+            lacking = [UID(each).name for each in (*wanted, *services) if not _takes(association, each)]
+            if lacking:
+                return CheckResult(name, False, f"the peer does not take {', '.join(lacking)}; allow it there")
+            # Few peers have no C-ECHO; it says nothing against them.
+            heard = _takes(association, Verification)
+            if heard and not answers_echo(association):
+                return CheckResult(name, False, "the peer does not answer C-ECHO with success")
         finally:
             _leave(association)
-        ok = status == 0x0000
-        return CheckResult(name, ok, "C-ECHO" if ok else of_dicom_status(status).reason)
+        return CheckResult(name, True, "it answers C-ECHO and takes what is to be sent" if heard else "no C-ECHO")
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -89,7 +120,7 @@ class DimseSender:
 
     def _store(self, association: Association, objects: Sequence[FileDataset]) -> Outcome:
         if not association.is_established:
-            return _refusal(association)
+            return self._refusal(association)
         outcomes = []
         for each in objects:
             outcome = _store_one(association, each)
@@ -103,6 +134,15 @@ class DimseSender:
             return dead("the peer does not offer storage commitment; set `commitment = false`, or allow it there")
         stored = [(str(each.SOPClassUID), str(each.SOPInstanceUID)) for each in objects]
         return ask(association, self._commitments, stored, self._destination.timeout_s)
+
+    def _refusal(self, association: Association) -> Outcome:
+        if association.is_rejected:
+            return retry("the peer rejects the association")
+        if association.rejected_contexts and not association.accepted_contexts:
+            return dead("the peer takes none of these classes of objects")
+        told = self._destination
+        fault = None if self._tls is None else probe((told.host, told.port), self._tls, timeout_s=told.timeout_s)
+        return retry(f"no association: {fault or 'the peer cannot be reached, or went away'}")
 
 
 def contexts(objects: Iterable[FileDataset], *, commitment: bool) -> list[PresentationContext]:
@@ -128,14 +168,6 @@ def _store_one(association: Association, each: FileDataset) -> Outcome:
 
 def _takes(association: Association, sop_class: str) -> bool:
     return any(context.abstract_syntax == sop_class for context in association.accepted_contexts)
-
-
-def _refusal(association: Association) -> Outcome:
-    if association.is_rejected:
-        return retry("the peer rejects the association")
-    if association.rejected_contexts and not association.accepted_contexts:
-        return dead("the peer takes none of these classes of objects")
-    return retry("no association: the peer cannot be reached, or went away")
 
 
 def _leave(association: Association) -> None:

@@ -11,6 +11,7 @@ from rentgen.errors import PeerError
 from rentgen.gateway.mllp import acknowledgement, control_id, frame, of_acknowledgement, unframe
 from rentgen.gateway.nouns import CheckResult, Destination, Outcome, Result
 from rentgen.gateway.outcomes import DELIVERED, dead, retry
+from rentgen.gateway.tls import fault_of, probe
 from rentgen.gateway.transport import client_context
 from rentgen.records.results import Document
 
@@ -46,8 +47,11 @@ class MllpSender:
         name = self._destination.name
         try:
             self._connect().close()
+            fault = self._tls_fault()
         except OSError as error:
-            return CheckResult(name, False, f"cannot connect ({type(error).__name__}); check host, port and TLS")
+            fault = self._why(error)
+        if fault is not None:
+            return CheckResult(name, False, f"cannot connect ({fault}); check host, port and TLS")
         return CheckResult(name, True, "connected")
 
     def close(self) -> None:
@@ -66,10 +70,10 @@ class MllpSender:
         except (ConnectionError, EOFError) as error:
             self._drop()
             if not kept:
-                return retry(f"the connection ended before an acknowledgement ({type(error).__name__})")
+                return retry(f"the connection ended before an acknowledgement ({self._why(error)})")
         except OSError as error:
             self._drop()
-            return retry(f"no acknowledgement ({type(error).__name__})")
+            return retry(f"no acknowledgement ({self._why(error)})")
         except PeerError as error:
             self._drop()
             return retry(str(error))
@@ -98,6 +102,17 @@ class MllpSender:
         except OSError:
             plain.close()
             raise
+
+    def _tls_fault(self) -> str | None:
+        told = self._destination
+        # A peer that refuses our certificate may hang up before its reason arrives.
+        return None if self._tls is None else probe((told.host, told.port), self._tls, timeout_s=told.timeout_s)
+
+    def _why(self, error: Exception) -> str:
+        fault = fault_of(error)
+        if fault is None and not isinstance(error, TimeoutError):
+            fault = self._tls_fault()
+        return fault or type(error).__name__
 
     def _drop(self) -> None:
         if self._connection is not None:

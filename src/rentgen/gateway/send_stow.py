@@ -14,6 +14,7 @@ from rentgen.records.results import Document
 
 _JSON = "application/dicom+json"
 _FAILED, _REASON = "00081198", "00081197"
+_NO_QUERIES = frozenset((404, 405, 501))
 
 
 class StowSender:
@@ -45,18 +46,26 @@ class StowSender:
         return of_reply(reply)
 
     def check(self) -> CheckResult:
-        """Ask for one instance; what comes is not looked at."""
+        """Ask for one study, which is not looked at; a peer that only stores says so."""
         try:
-            reply = self._http.request("GET", "/instances?limit=1", headers={"Accept": _JSON})
+            reply = self._http.request("GET", "/studies?limit=1", headers={"Accept": _JSON})
+            if _is_well(reply):
+                return CheckResult(self._name, True, "it answers QIDO")
+            if reply.status in _NO_QUERIES and "POST" not in reply.allow:
+                reply = self._http.request("OPTIONS", "/studies")
         except PeerError as error:
             return CheckResult(self._name, False, str(error))
-        if of_http_status(reply.status).result is Result.DELIVERED:
-            return CheckResult(self._name, True, "asked for one instance")
+        if "POST" in reply.allow and (_is_well(reply) or reply.status in _NO_QUERIES):
+            return CheckResult(self._name, True, "it takes POST, and answers no queries")
         return CheckResult(self._name, False, f"HTTP status {reply.status}; check `url` and the credentials")
 
     def close(self) -> None:
         """Let connections go."""
         self._http.close()
+
+
+def _is_well(reply: Reply) -> bool:
+    return of_http_status(reply.status).result is Result.DELIVERED
 
 
 def multipart(documents: Sequence[Document]) -> tuple[bytes, str]:

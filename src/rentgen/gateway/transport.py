@@ -117,6 +117,17 @@ def _no_password() -> str:
     raise ValueError("the private key has a password")
 
 
+class OwnContext(PresentationContext):
+    """A presentation context of ours; pynetdicom copies all of them, to the last UID, for every association."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OwnContext:
+        # Its UIDs never change; only the list of them may.
+        twin = OwnContext()
+        vars(twin).update(vars(self))
+        twin._transfer_syntax = list(self._transfer_syntax)
+        return twin
+
+
 class Listener(ThreadedAssociationServer):
     """Accepts connections; shakes hands and waits for the first byte in the connection's own thread."""
 
@@ -219,6 +230,29 @@ class _Handler(RequestHandler):
         return association
 
 
+class Caller(AE):
+    """Asks peers for associations, and closes every connection; pynetdicom leaves open what the peer has hung up."""
+
+    def _create_socket(self, *arguments: Any) -> AssociationSocket:  # noqa: ANN401
+        return _ClosedSocket(super()._create_socket(*arguments))
+
+
+class _ClosedSocket(AssociationSocket):
+    def __init__(self, inner: AssociationSocket) -> None:
+        vars(self).update(vars(inner))
+
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        if connection is not None:
+            _close(connection)
+
+
+def _close(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
 class _GuardedSocket(AssociationSocket):
     """Reads no PDU, message or object that is longer than allowed, nor one that does not come."""
 
@@ -257,9 +291,7 @@ class _GuardedSocket(AssociationSocket):
 
     def hang_up(self) -> None:
         """Close the connection, also one whose peer has gone already, which the other socket leaves open."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        _close(self._connection)
 
     def _check_message(self) -> None:
         message: DIMSEMessage | None = self.assoc.dimse.message
