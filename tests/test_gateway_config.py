@@ -38,7 +38,7 @@ def test_nothing_said_gives_the_defaults() -> None:
         ("[gateway]\nae_title = 'SEVENTEEN LETTERS'", "gateway.ae_title"),
         ("[gateway]\nhost = '0.0.0.0'", "gateway.allow_addresses"),
         ("[gateway]\nallow_addresses = ['10.1.2.3/8']", r"allow_addresses\[0\]"),
-        ("[stow]\nkeys = ['plain']", r"stow.keys\[0\]"),
+        ("[http]\nkeys = ['plain']", r"http.keys\[0\]"),
         ("[gateway]\nquiet_s = nan", "gateway.quiet_s"),
         ("[gateway.tls]\nauthority = 'ca.crt'", "gateway.tls.certificate"),
         ("[[route]]\nviews = ['PA']", r"route\[0\].model"),

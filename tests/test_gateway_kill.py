@@ -16,7 +16,7 @@ import kept
 import pytest
 
 from rentgen.gateway.nouns import Destination, Outcome, Result, Route, Wire
-from rentgen.gateway.pipeline import Deliveries, analyse_one, encode_one
+from rentgen.gateway.pipeline import Deliveries, Steps
 from rentgen.records.results import Document, Kind
 from rentgen.store.gateway import Held, Queue
 
@@ -62,7 +62,9 @@ class Echo:
     def analyse(self, held: Held, route: Route | None) -> bytes:
         return f"{held.content_hash} {route and route.model}".encode()
 
-    def encode(self, answers: Mapping[str, bytes], destination: Destination) -> Sequence[Document]:
+    def encode(
+        self, held: Sequence[Held], answers: Mapping[str, bytes], destination: Destination
+    ) -> Sequence[Document]:
         return [Document(Kind.HL7, "text/plain", answer, f"{uid}.9", f"{uid}.hl7") for uid, answer in answers.items()]
 
 
@@ -91,12 +93,10 @@ def gateway(queue: Any, folder: Path, now: datetime) -> None:  # noqa: ANN401
         queue.receive(Held(uid, STUDY, kept.sha(uid), "stow", header), NOW)
     queue.close_quiet(now, 10)
     senders: Any = {each.name: Folder(folder / each.name) for each in DESTINATIONS}
-    deliveries = Deliveries(queue, senders, random.Random(0), dry_run=False)  # noqa: S311 - jitter is no secret
-    while (
-        analyse_one(queue, Echo(), (Route("pneumonia"),), now)
-        or encode_one(queue, Echo(), DESTINATIONS, now)
-        or deliveries.deliver_one(now)
-    ):
+    rng = random.Random(0)  # noqa: S311 - jitter is no secret
+    steps = Steps(queue, Echo(), routes=(Route("pneumonia"),), destinations=DESTINATIONS, rng=rng)
+    deliveries = Deliveries(queue, senders, rng, dry_run=False)
+    while steps.analyse_one(now) or steps.encode_one(now) or deliveries.deliver_one(now):
         pass
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import kept
 import pytest
+from kept import ADMIN
 
-from rentgen.errors import StoreError
-from rentgen.gateway.intake import Taken
-from rentgen.gateway.nouns import Header
 from rentgen.gateway.retry import LONGEST_S, SHORTEST_S, TROUBLE, Circuit, next_try
-from rentgen.gateway.spool import Reception, Spool
 from rentgen.records.results import Document, Kind
-from rentgen.store.gateway import Held, Queue, Receipt, State, Step
+from rentgen.store.gateway import Batch, Held, Queue, Receipt, State, Step
+from rentgen.store.studies import Store
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 STUDY = "1.2.3"
@@ -36,6 +35,13 @@ def queue(url: str) -> Iterator[Queue]:
     opened = Queue.open(url, key=kept.KEY)
     yield opened
     opened.close()
+
+
+TABLES = tuple(f"gateway_{each}" for each in ("batches", "conflicts", "objects", "jobs", "answers", "documents"))
+
+
+def rows(url: str, *tables: str) -> list[int]:
+    return [kept.run(url, f"SELECT count(*) FROM {table}")[0][0] for table in tables]  # noqa: S608
 
 
 def after(seconds: float) -> datetime:
@@ -150,33 +156,164 @@ def test_dead_letters_are_seen_and_tried_again_when_told(queue: Queue) -> None:
     (letter,) = queue.dead_letters()
     assert (letter.destination, letter.attempts, letter.reason) == ("pacs", 1, "0x0122 SOP class not supported")
     assert queue.counts().steps[Step.DELIVER, "pacs", State.DEAD] == 1
-    assert queue.retry(after(20), destination="ris") == 0
-    assert queue.retry(after(20), job_id=letter.job_id) == 1
+    assert queue.retry(after(20), actor=ADMIN, destination="ris") == 0
+    assert queue.retry(after(20), actor=ADMIN, job_id=letter.job_id) == 1
     assert queue.dead_letters() == ()
+    again = queue.claim(Step.DELIVER, after(20), 60, without=["ris"])
+    assert again is not None
+    assert again.attempts == 1
+    assert queue.bury(again, "again")
+    assert queue.retry(after(30), actor=ADMIN) == 1
+
+
+def test_a_dead_letter_that_is_discarded_lets_the_batch_end(queue: Queue, url: str) -> None:
+    encoded(queue, "pacs", "ris")
+    for destination in ("pacs", "ris"):
+        job = queue.claim(Step.DELIVER, after(13), 60, without=[destination])
+        assert job is not None
+        assert queue.bury(job, "refused")
+    first, second = queue.dead_letters()
+    assert queue.discard(first.job_id, after(20), actor=ADMIN) == 1
+    assert queue.discard(first.job_id, after(20), actor=ADMIN) == 0
+    assert kept.run(url, "SELECT done_at FROM gateway_batches")[0][0] is None
+    assert queue.discard(second.job_id, after(21), actor=ADMIN) == 1
+    assert queue.discard(second.job_id + 99, after(21), actor=ADMIN) == 0
+    assert queue.finished_since(NOW) == ((NOW, after(21)),)
+    assert queue.retry(after(30), actor=ADMIN) == 0
+    assert queue.claim(Step.DELIVER, after(30), 60) is None
+
+
+def test_a_step_that_was_retried_cannot_be_discarded(queue: Queue) -> None:
+    encoded(queue, "pacs")
+    job = queue.claim(Step.DELIVER, after(13), 60)
+    assert job is not None
+    assert queue.bury(job, "refused")
+    assert queue.retry(after(14), actor=ADMIN, job_id=job.job_id) == 1
+    assert queue.discard(job.job_id, after(15), actor=ADMIN) == 0
+
+
+def test_a_lease_is_renewed_by_its_holder_alone(queue: Queue) -> None:
+    closed(queue)
+    job = queue.claim(Step.ANALYSE, after(10), 60)
+    assert job is not None
+    assert queue.renew(job, after(60), 60)
+    assert queue.claim(Step.ANALYSE, after(119), 60) is None
+    another = queue.claim(Step.ANALYSE, after(120), 60)
+    assert another is not None
+    assert not queue.renew(job, after(121), 60)
+    assert queue.finish_analysis(another, {}, after(122))
+    assert not queue.renew(another, after(123), 60)
+
+
+def test_what_is_done_is_cleared_in_time_with_all_that_hangs_on_it(queue: Queue, url: str) -> None:
+    encoded(queue, "pacs")
+    queue.receive(held(0, "other"), after(1))
+    queue.receive(replace(held(7), study_instance_uid="1.2.9"), after(1))
+    job = queue.claim(Step.DELIVER, after(13), 60)
+    assert job is not None
+    day = 86_400
+    assert queue.clear(after(40 * day), 7) == 0
+    assert queue.finish(job, after(20))
+    assert queue.clear(after(7 * day + 20), 7) == 0
+    assert all(rows(url, *TABLES[:1], *TABLES[2:]))
+    assert queue.clear(after(7 * day + 21), 7) == 1
+    # The other study was not done, however old it is.
+    assert rows(url, *TABLES) == [1, 0, 1, 0, 0, 0]
+    assert kept.run(url, "SELECT study_uid FROM gateway_batches") == [("1.2.9",)]
+    assert not queue.holds(f"{STUDY}.0")
+    actions = [row[0] for row in kept.run(url, "SELECT action FROM audit ORDER BY number")]
+    assert actions == ["gateway.receive", "gateway.deliver"]
+
+
+def test_contents_that_objects_or_conflicts_have_are_wanted(queue: Queue) -> None:
+    queue.receive(held(), NOW)
+    queue.receive(held(content="other"), NOW)
+    ours = {held().content_hash, held(content="other").content_hash}
+    many = [kept.sha(str(number)) for number in range(1200)]
+    assert queue.wanted([*many[:600], *ours, *many[600:]]) == ours
+    assert queue.wanted([]) == set()
+
+
+def test_how_long_batches_took(queue: Queue) -> None:
+    assert queue.finished_since(NOW) == ()
+    closed(queue)
+    analyse = queue.claim(Step.ANALYSE, after(10), 60)
+    assert analyse is not None
+    assert queue.finish_analysis(analyse, {}, after(11))
+    encode = queue.claim(Step.ENCODE, after(11), 60)
+    assert encode is not None
+    assert queue.finish_encoding(encode, {"pacs": ()}, after(12))
+    assert queue.finished_since(NOW) == ((NOW, after(12)),)
+    assert queue.finished_since(after(12)) == ()
+    assert queue.finished_since(NOW, limit=0) == ()
+
+
+def test_an_operator_sees_how_far_the_newest_batches_are(queue: Queue) -> None:
+    assert queue.batches() == ()
+    encoded(queue, "pacs", "ris")
+    queue.receive(held(7), after(13))
+    queue.receive(held(8), after(14))
+    job = queue.claim(Step.DELIVER, after(15), 60, without=["ris"])
+    assert job is not None
+    assert queue.bury(job, "refused")
+    done = dict.fromkeys([(Step.ANALYSE, ""), (Step.ENCODE, "")], State.DONE)
+    deliveries = {(Step.DELIVER, "pacs"): State.DEAD, (Step.DELIVER, "ris"): State.WAITING}
+    coming = Batch(job.batch_id + 1, 2, after(13), after(14), None, {})
+    assert queue.batches() == (coming, Batch(job.batch_id, 1, NOW, NOW, None, done | deliveries))
+    assert queue.batches(1) == (coming,)
+
+
+def test_the_trail_tells_what_came_in_and_what_went_out(queue: Queue, url: str) -> None:
+    queue.note("gateway.start", {"dry_run": False})
+    encoded(queue, "pacs", "ris", "pax")
+    for destination in ("pacs", "ris"):
+        job = queue.claim(Step.DELIVER, after(13), 60, without=["pax", {"pacs": "ris", "ris": "pacs"}[destination]])
+        assert job is not None
+        assert queue.finish(job, after(14), dry_run=destination == "ris")
+        assert not queue.finish(job, after(15))
+    lost = queue.claim(Step.DELIVER, after(13), 60)
+    assert lost is not None
+    job = queue.claim(Step.DELIVER, after(80), 60)
+    assert job is not None
+    assert not queue.bury(lost, "late")
+    assert queue.bury(job, "a peer that names JANE")
+    assert queue.retry(after(90), actor=ADMIN, destination="pax") == 1
+    job = queue.claim(Step.DELIVER, after(90), 60)
+    assert job is not None
+    assert queue.bury(job, "again")
+    assert queue.discard(job.job_id, after(95), actor=ADMIN) == 1
+    store = Store.open(url, key=kept.KEY)
+    told = [(entry.actor, entry.action, entry.subject, entry.detail) for entry in store.audit_entries()]
+    study = store.ids_for("", STUDY)[1]
+    assert store.verify_audit() == len(told)
+    store.close()
+    batch = {"batch": job.batch_id}
+    buried = ("gateway", "gateway.bury", study, batch | {"step": "deliver", "destination": "pax"})
+    sent = batch | {"documents": 1}
+    assert told == [
+        ("gateway", "gateway.start", "gateway", {"dry_run": False}),
+        ("gateway", "gateway.receive", study, batch | {"objects": 1}),
+        ("gateway", "gateway.deliver", study, sent | {"destination": "pacs", "dry_run": False}),
+        ("gateway", "gateway.deliver", study, sent | {"destination": "ris", "dry_run": True}),
+        buried,
+        ("somebody", "gateway.retry", "gateway", {"count": 1, "job": None, "destination": "pax"}),
+        buried,
+        ("somebody", "gateway.discard", study, batch | {"step": "deliver", "destination": "pax"}),
+    ]
+
+
+def test_batches_that_close_together_are_each_told_of(queue: Queue, url: str) -> None:
+    for number in range(3):
+        for image in range(number + 1):
+            queue.receive(replace(held(10 * number + image), study_instance_uid=f"1.9.{number}"), NOW)
+    assert queue.close_quiet(after(10), 10) == 3
+    found = kept.run(url, "SELECT detail FROM audit WHERE action = 'gateway.receive' ORDER BY number")
+    assert [json.loads(row[0])["objects"] for row in found] == [1, 2, 3]
 
 
 def test_answers_and_documents_are_sealed_on_the_disk(queue: Queue, url: str, request: pytest.FixtureRequest) -> None:
     encoded(queue, "pacs")
     assert not kept.bytes_on_disk(url, request.config)(b"SECRETNAME")
-
-
-def test_the_spool_keeps_a_file_under_its_hash_and_sees_damage(tmp_path: Path, queue: Queue) -> None:
-    spool = Spool(tmp_path / "spool")
-    reception = Reception(spool, queue)
-    header = Header(STUDY, "1.2.4", "1.2.5", "1.2.6", "1.2.840.10008.1.2.1", modality="DX")
-    said = []
-    for content in (b"film", b"film", b"other"):
-        path = tmp_path / "arrived"
-        path.write_bytes(content)
-        said.append(reception.receive(path, header, "stow"))
-        assert not path.exists()
-    assert said == [Taken.RECEIVED, Taken.DUPLICATE, Taken.CONFLICT]
-    assert reception.holds("1.2.5")
-    name = hashlib.sha256(b"film").hexdigest()
-    assert spool.read(name) == b"film"
-    spool.path(name).write_bytes(b"damaged")
-    with pytest.raises(StoreError, match="its hash is another"):
-        spool.read(name)
 
 
 @pytest.mark.parametrize("attempts", [1, 4, 10, 10_000])

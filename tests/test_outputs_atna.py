@@ -47,10 +47,10 @@ NEEDED = {
 
 
 def entry(
-    action: str = "study.view", subject: str = "mnvwvfn7r3at6456gp5k7gu7xi", actor: str = "Dr. Who"
+    action: str = "study.view", subject: str = "mnvwvfn7r3at6456gp5k7gu7xi", actor: str = "Dr. Who", **detail: object
 ) -> AuditEntry:
     at = datetime.datetime(2026, 3, 1, 12, 30, 15, 123456, datetime.timezone(datetime.timedelta(hours=2)))
-    return AuditEntry(7, at, actor, action, subject, {}, "0" * 64, "ab" * 32)
+    return AuditEntry(7, at, actor, action, subject, detail, "0" * 64, "ab" * 32)
 
 
 def parse(message: bytes) -> Xml.Element:
@@ -102,6 +102,28 @@ def test_who_did_what_when() -> None:
 
 def test_a_refused_action_says_so() -> None:
     assert b'EventOutcomeIndicator="4"' in audit_message(entry(), SOURCE, failed=True)
+
+
+def test_what_the_gateway_gave_up_was_not_done() -> None:
+    assert b'EventOutcomeIndicator="4"' in audit_message(entry("gateway.bury"), SOURCE)
+
+
+@pytest.mark.parametrize(("dry_run", "event"), [(False, "110104"), (True, "110100")])
+def test_a_delivery_names_its_destination_and_a_rehearsed_one_is_no_transfer(dry_run: bool, event: str) -> None:
+    message = parse(audit_message(entry("gateway.deliver", destination="pacs", documents=3, dry_run=dry_run), SOURCE))
+    check(message)
+    identification = message.find("EventIdentification/EventID")
+    assert identification is not None
+    assert identification.get("csd-code") == event
+    roles = {
+        user.get("UserID"): code.get("csd-code")
+        for user in message.iter("ActiveParticipant")
+        for code in user.iter("RoleIDCode")
+    }
+    assert roles == {"rentgen@gate": "110150", "pacs": "110152"}
+    kind = message.find("ParticipantObjectIdentification/ParticipantObjectIDTypeCode")
+    assert kind is not None
+    assert kind.get("csd-code") == "study"
 
 
 @pytest.mark.parametrize(("host", "kind"), [("gate.example", "1"), ("10.0.0.1", "2"), ("::1", "2")])

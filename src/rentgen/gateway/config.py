@@ -7,7 +7,9 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from urllib.parse import urlsplit
 
 from rentgen.errors import SettingError
 from rentgen.gateway.nouns import Destination, GatewayConfig, Route, Source, Tls, Wire
+from rentgen.gateway.syslog import SyslogTarget
+from rentgen.outputs.fhir import Systems
+from rentgen.outputs.hl7 import Addresses
+from rentgen.outputs.wording import Language
 from rentgen.records.results import Kind
 
 Read = Callable[[Any, str], Any]
@@ -66,15 +72,16 @@ def parse_config(text: str, *, folder: Path = Path()) -> GatewayConfig:
     secret = partial(_secret, folder=folder)
     tables: dict[str, Read] = {
         "gateway": partial(_table, keys=_gateway_keys(folder, tls, secret)),
-        "stow": partial(_table, keys={"port": _integer(0, 65_535), "keys": _listed(_hash)}),
+        "http": partial(_table, keys={"port": _integer(0, 65_535), "keys": _listed(_hash)}),
         "route": _listed(_route),
         "destination": _listed(partial(_destination, tls=tls, secret=secret)),
         "source": _listed(partial(_source, tls=tls, secret=secret)),
+        "audit": partial(_audit, folder=folder),
     }
     found = _table(document, "", keys=tables)
     fields = dict(found.get("gateway", {}))
-    fields |= {f"stow_{key}": value for key, value in found.get("stow", {}).items()}
-    for table, field in (("route", "routes"), ("destination", "destinations"), ("source", "sources")):
+    fields |= {f"http_{key}": value for key, value in found.get("http", {}).items()}
+    for table, field in (("route", "routes"), ("destination", "destinations"), ("source", "sources"), ("audit",) * 2):
         if table in found:
             fields[field] = found[table]
     fields.setdefault("folder", folder / "gateway")
@@ -91,13 +98,19 @@ def _check_whole(config: GatewayConfig) -> None:
             raise SettingError(f"`{kind}.name`: expected each name once, but {twice!r} comes twice.")
     if not config.routes:
         raise SettingError("`route`: expected at least one route, or the table left out.")
-    if config.stow_port is not None and not config.stow_keys and not _is_loopback(config.host):
+    if config.http_port is not None and not config.http_keys and not _is_loopback(config.host):
         raise SettingError(
-            "`stow.keys`: expected at least one SHA-256 of a bearer key, since `gateway.host` is not loopback; "
+            "`http.keys`: expected at least one SHA-256 of a bearer key, since `gateway.host` is not loopback; "
             "give the output of `printf %s KEY | sha256sum`."
         )
-    if config.stow_port and config.stow_port == config.port:
-        raise SettingError("`stow.port`: expected another port than `gateway.port`.")
+    if config.http_port and config.http_port == config.port:
+        raise SettingError("`http.port`: expected another port than `gateway.port`.")
+    longest = max((source.days for source in config.sources), default=-1)
+    if longest >= config.keep_days:
+        raise SettingError(
+            f"`gateway.keep_days`: expected more than the {longest} days that a source looks back, or films that are "
+            "done would be fetched again."
+        )
     if not _is_loopback(config.host) and not config.allow_addresses:
         raise SettingError(
             "`gateway.allow_addresses`: expected the networks that may send, such as ['10.1.0.0/16'], since "
@@ -121,6 +134,11 @@ def _gateway_keys(folder: Path, tls: Read, secret: Read) -> dict[str, Read]:
         "quiet_s": _number(0, 86_400),
         "dry_run": _flag,
         "keep_days": _integer(0, 36_500),
+        "keep_films": _flag,
+        "readers": _integer(1, 64),
+        "reader_memory_mb": _number(100, 1e6),
+        "reader_timeout_s": _number(1, 3_600),
+        "language": _one_of(Language),
     }
 
 
@@ -148,9 +166,15 @@ def _destination(value: object, where: str, *, tls: Read, secret: Read) -> Desti
         "oidc_client": _text,
         "oidc_secret": secret,
         "timeout_s": _number(0.1, 3_600),
+        "systems": partial(_texts, noun=Systems),
+        "addresses": partial(_texts, noun=Addresses),
     }
-    found = _table(value, where, keys=keys, needed=("name", "wire", "kinds"))
-    destination = Destination(**found)
+    destination = Destination(**_table(value, where, keys=keys, needed=("name", "wire", "kinds")))
+    _check_destination(destination, value, where)
+    return destination
+
+
+def _check_destination(destination: Destination, found: Any, where: str) -> None:  # noqa: ANN401
     needed = ("url",) if destination.wire in (Wire.STOW, Wire.FHIR) else ("host", "port")
     _need(found, where, (*needed, "ae_title") if destination.wire is Wire.DIMSE else needed)
     _expect(bool(destination.kinds), f"{where}.kinds", "at least one kind of document")
@@ -161,7 +185,19 @@ def _destination(value: object, where: str, *, tls: Read, secret: Read) -> Desti
         _expect(fits, f"{where}.kinds", f"kinds that {destination.wire} can carry; {kind} is none")
     if destination.oidc_token_url:
         _need(found, where, ("oidc_client", "oidc_secret"))
-    return destination
+
+
+def _texts(value: object, where: str, *, noun: type[Systems] | type[Addresses]) -> Systems | Addresses:
+    """Return a noun whose fields are all texts."""
+    return noun(**_table(value, where, keys={each.name: _text for each in fields(noun)}))
+
+
+def _audit(value: object, where: str, *, folder: Path) -> SyslogTarget:
+    path = partial(_path, folder=folder)
+    keys: dict[str, Read] = {"host": _text, "port": _integer(1, 65_535), "ca": path, "certificate": path, "key": path}
+    found = _table(value, where, keys=keys, needed=("host",))
+    _expect(("certificate" in found) == ("key" in found), where, "`certificate` and `key` together, or neither")
+    return SyslogTarget(**found)
 
 
 def _source(value: object, where: str, *, tls: Read, secret: Read) -> Source:
@@ -169,6 +205,7 @@ def _source(value: object, where: str, *, tls: Read, secret: Read) -> Source:
         "wire": _one_of((Wire.DIMSE, Wire.STOW)),
         "orthanc_url": _url,
         "every_s": _number(1, 86_400),
+        "reconcile_s": _number(1, 86_400),
         "days": _integer(0, 3_650),
         "modalities": _listed(_code),
     }
@@ -255,10 +292,10 @@ def _number(low: float, high: float) -> Read:
     return read
 
 
-def _one_of(allowed: type[Wire] | type[Kind] | tuple[Wire, ...]) -> Read:
+def _one_of(allowed: Iterable[StrEnum]) -> Read:
     by_name = {member.value: member for member in allowed}
 
-    def read(value: object, where: str) -> Wire | Kind:
+    def read(value: object, where: str) -> StrEnum:
         if isinstance(value, str) and value in by_name:
             return by_name[value]
         raise _wrong(where, f"one of {', '.join(by_name)}")

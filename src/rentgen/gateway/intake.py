@@ -10,13 +10,15 @@ from typing import Protocol
 
 from rentgen.errors import InputError
 from rentgen.gateway.nouns import Header
-from rentgen.images.dicom import read_text
+from rentgen.images.dicom import data_set_start, read_texts
+from rentgen.outputs.deidentify.elements import encode_head
 
 INCOMING = "incoming"
 """Folder in the spool for what has not arrived whole; what a start finds there was never acknowledged."""
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
+_BLOCK = 1 << 20
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+", re.ASCII)
 _AGE = re.compile(r"([0-9]{1,3})([DWMY])", re.ASCII)
 _PER_YEAR = {"D": 365.2425, "W": 365.2425 / 7, "M": 12.0, "Y": 1.0}
@@ -74,17 +76,48 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: it is no DICOM file, is damaged, has a UID that is none, or is deflated; the reason holds no value.
     """
-    uids = {name: _uid(path, name, tag) for name, tag in _UIDS.items()}
+    try:
+        found = read_texts(path, (*_UIDS.values(), *_WORDS.values(), _AGE_TAG))
+    except InputError as error:
+        # The path is of no use to a sender.
+        raise InputError("object", error.reason) from error
+    uids = {name: _uid(found[tag], name) for name, tag in _UIDS.items()}
     if uids["transfer_syntax_uid"] == DEFLATED:
         raise InputError("object", "its transfer syntax is deflated, which is not taken; send it without")
-    return Header(
-        **uids,
-        modality=_word(path, 0x00080060).upper(),
-        manufacturer=_word(path, 0x00080070),
-        patient_age_years=_age(_word(path, 0x00101010)),
-        body_part_examined=_word(path, 0x00180015).upper(),
-        view_position=_word(path, 0x00185101).upper(),
+    words = {name: _word(found[tag]) for name, tag in _WORDS.items()}
+    coded = {name: value if name == "manufacturer" else value.upper() for name, value in words.items()}
+    return Header(**uids, **coded, patient_age_years=_age(_word(found[_AGE_TAG])))
+
+
+def rewrite(path: Path, header: Header) -> None:
+    """Give a Part 10 file a preamble of zeros and a file meta information of ours; its data set stays as it is.
+
+    What two stacks send of one object then is one file, and a preamble that makes a program of a film is gone
+    (CVE-2019-11687).
+
+    Args:
+        path: of a file whose header was read.
+        header: what `read_header` found in it.
+
+    Raises:
+        InputError: its file meta information is damaged.
+        OSError: it cannot be written.
+    """
+    head = encode_head(
+        sop_class_uid=header.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        transfer_syntax=header.transfer_syntax_uid,
     )
+    fresh = path.with_name(f"{path.name}.rewritten")
+    try:
+        start = data_set_start(path)
+        with path.open("rb") as old, fresh.open("xb") as new:
+            old.seek(start)
+            new.write(head)
+            shutil.copyfileobj(old, new, _BLOCK)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def free_mb(folder: Path) -> float:
@@ -118,23 +151,24 @@ _UIDS = {
 }
 
 
-def _uid(path: Path, name: str, tag: int) -> str:
-    text = _read(path, tag)
+_WORDS = {
+    "modality": 0x00080060,
+    "manufacturer": 0x00080070,
+    "body_part_examined": 0x00180015,
+    "view_position": 0x00185101,
+}
+_AGE_TAG = 0x00101010
+
+
+def _uid(found: str | None, name: str) -> str:
+    text = found or ""
     if not is_uid(text):
         raise InputError("object", f"its {name} is missing or no UID: expected digits and dots, 64 characters at most")
     return text
 
 
-def _read(path: Path, tag: int) -> str:
-    try:
-        return read_text(path, tag) or ""
-    except InputError as error:
-        # The path is of no use to a sender.
-        raise InputError("object", error.reason) from error
-
-
-def _word(path: Path, tag: int) -> str:
-    text = _read(path, tag)[:_WORD]
+def _word(found: str | None) -> str:
+    text = (found or "")[:_WORD]
     return text if text.isprintable() else ""
 
 

@@ -8,6 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from rentgen.gateway.syslog import SyslogTarget
+from rentgen.outputs.fhir import DEFAULT_SYSTEMS, Systems
+from rentgen.outputs.hl7 import DEFAULT_ADDRESSES, Addresses
+from rentgen.outputs.wording import Language
 from rentgen.records.results import Document, Kind
 
 
@@ -143,6 +147,8 @@ class Destination:
         oidc_client: id of the client.
         oidc_secret: its secret.
         timeout_s: for each exchange.
+        systems: namespaces of FHIR identifiers.
+        addresses: of HL7 messages.
     """
 
     name: str
@@ -159,6 +165,8 @@ class Destination:
     oidc_client: str = ""
     oidc_secret: str = field(default="", repr=False)
     timeout_s: float = 30.0
+    systems: Systems = DEFAULT_SYSTEMS
+    addresses: Addresses = DEFAULT_ADDRESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +183,9 @@ class Source:
         orthanc_url: of Orthanc's own interface, whose `/changes` is followed; None for another.
         headers: to send with every HTTP request; may hold a secret.
         tls: None for a connection in the clear.
-        every_s: how often it is asked.
-        days: how far back the reconciler looks.
+        every_s: how often it is asked what is new.
+        reconcile_s: how often all that it has of these days is held against what came here.
+        days: how far back that looks.
         modalities: that are fetched.
     """
 
@@ -190,6 +199,7 @@ class Source:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: Tls | None = None
     every_s: float = 60.0
+    reconcile_s: float = 600.0
     days: int = 1
     modalities: tuple[str, ...] = ("CR", "DX")
 
@@ -242,10 +252,11 @@ class GatewayConfig:
         tls: of DIMSE; None in the clear.
         allow_ae_titles: who may send; any where empty.
         allow_addresses: networks that may send, as `10.0.0.0/8`; loopback only where empty.
-        stow_port: of DICOMweb STOW-RS; None for none.
-        stow_keys: SHA-256 of the bearer keys that may store; anyone on loopback where empty.
+        http_port: of DICOMweb STOW-RS, health and metrics; None for none.
+        http_keys: SHA-256 of the bearer keys that may store; anyone on loopback where empty.
         folder: for the spool; on the disk that has room.
-        database: SQLAlchemy URL of the store.
+        database: SQLAlchemy URL of the store; that of the service where empty.
+        keep_films: keep the films in the store too, encrypted, for the physicians' page.
         max_object_mb: largest object taken.
         max_associations: side by side.
         min_free_mb: of the disk, below which nothing more is taken.
@@ -255,6 +266,11 @@ class GatewayConfig:
         sources: where films are fetched from.
         dry_run: do everything but deliver.
         keep_days: how long objects stay in the spool after their results were delivered.
+        readers: processes that decode and analyse films, side by side.
+        reader_memory_mb: that a film may cost one of them, MB of 10^6 bytes, beside its models.
+        reader_timeout_s: that a film may take.
+        language: of the PDF report.
+        audit: the hospital's audit repository; None for none.
     """
 
     ae_title: str = "RENTGEN"
@@ -263,10 +279,11 @@ class GatewayConfig:
     tls: Tls | None = None
     allow_ae_titles: tuple[str, ...] = ()
     allow_addresses: tuple[str, ...] = ()
-    stow_port: int | None = None
-    stow_keys: tuple[str, ...] = field(default=(), repr=False)
+    http_port: int | None = None
+    http_keys: tuple[str, ...] = field(default=(), repr=False)
     folder: Path = Path("gateway")
     database: str = field(default="", repr=False)
+    keep_films: bool = False
     max_object_mb: float = 200.0
     max_associations: int = 10
     min_free_mb: float = 1000.0
@@ -276,3 +293,8 @@ class GatewayConfig:
     sources: tuple[Source, ...] = ()
     dry_run: bool = False
     keep_days: int = 7
+    readers: int = 1
+    reader_memory_mb: float = 2000.0
+    reader_timeout_s: float = 60.0
+    language: Language = Language.EN
+    audit: SyslogTarget | None = None

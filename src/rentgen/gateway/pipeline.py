@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from rentgen.errors import RentgenError
+from rentgen.gateway.gate import concerns_us
 from rentgen.gateway.nouns import Destination, Header, Outcome, Result, Route, Sender
 from rentgen.gateway.retry import Circuit, next_try
 from rentgen.records.results import Document
 from rentgen.store.gateway import Held, Job, Queue, Step
 
-OUR_NAME = "Rentgen"
-"""Manufacturer of our own results, which are not analysed again."""
+logger = logging.getLogger(__name__)
+
 LEASE_S = 300.0
-"""Longer than a step can take: every film and every exchange has a time limit of its own."""
+"""Longer than a film or an exchange can take; a step with many of them renews it."""
 MOST_ATTEMPTS = 5
 """Of analysing and encoding, which do not depend on a peer."""
 
@@ -31,13 +35,16 @@ class Analyst(Protocol):
             route: whose model reads it; None where no route fits, which is an answer of not analysed.
         """
 
-    def encode(self, answers: Mapping[str, bytes], destination: Destination) -> Sequence[Document]:
-        """Return the documents that a destination takes: for the same answers the same bytes and UIDs."""
+    def encode(
+        self, held: Sequence[Held], answers: Mapping[str, bytes], destination: Destination
+    ) -> Sequence[Document]:
+        """Return the documents that a destination takes: for the same answers the same UIDs.
 
-
-def is_ours(header: Header) -> bool:
-    """Return whether an object is a result of ours that came back."""
-    return header.manufacturer == OUR_NAME
+        Args:
+            held: films of one study.
+            answers: SOP Instance UID to what `analyse` returned, for each of them.
+            destination: for whom.
+        """
 
 
 def route_of(header: Header, routes: Sequence[Route]) -> Route | None:
@@ -45,33 +52,84 @@ def route_of(header: Header, routes: Sequence[Route]) -> Route | None:
     return next((route for route in routes if route.fits(header)), None)
 
 
-def analyse_one(queue: Queue, analyst: Analyst, routes: Sequence[Route], now: datetime) -> bool:
-    """Return whether there was a batch to analyse."""
-    job = queue.claim(Step.ANALYSE, now, LEASE_S)
-    if job is None:
-        return False
-    if _given_up(queue, job):
-        return True
-    answers = {}
-    for held in queue.objects(job.batch_id):
-        header = Header(**held.header)
-        if not is_ours(header):
-            answers[held.sop_instance_uid] = analyst.analyse(held, route_of(header, routes))
-    queue.finish_analysis(job, answers, now)
-    return True
+class Steps:
+    """Analyses and encodes batches that are due. Any number may work on one queue; each is of one thread."""
 
+    def __init__(
+        self,
+        queue: Queue,
+        analyst: Analyst,
+        *,
+        routes: Sequence[Route],
+        destinations: Sequence[Destination],
+        rng: random.Random,
+    ) -> None:
+        self._queue = queue
+        self._analyst = analyst
+        self._routes = routes
+        self._destinations = destinations
+        self._rng = rng
 
-def encode_one(queue: Queue, analyst: Analyst, destinations: Sequence[Destination], now: datetime) -> bool:
-    """Return whether there was a batch to encode; a batch without a film of others ends here."""
-    job = queue.claim(Step.ENCODE, now, LEASE_S)
-    if job is None:
-        return False
-    if _given_up(queue, job):
+    def analyse_one(self, now: datetime) -> bool:
+        """Return whether there was a batch to analyse."""
+        job = self._claim(Step.ANALYSE, now)
+        if job is None:
+            return False
+        if self._is_given_up(job):
+            return True
+        started = time.monotonic()
+        answers = {}
+        try:
+            for held in self._films(job):
+                answers[held.sop_instance_uid] = self._analyst.analyse(held, self._route(held))
+                passed = now + timedelta(seconds=time.monotonic() - started)
+                if not self._queue.renew(job, passed, LEASE_S):
+                    return True
+        except (RentgenError, OSError) as error:
+            self._put_off(job, now, error)
+            return True
+        self._queue.finish_analysis(job, answers, now)
         return True
-    answers = queue.answers(job.batch_id)
-    documents = {each.name: analyst.encode(answers, each) for each in destinations if answers}
-    queue.finish_encoding(job, documents, now)
-    return True
+
+    def encode_one(self, now: datetime) -> bool:
+        """Return whether there was a batch to encode; a batch without a film of others ends here."""
+        job = self._claim(Step.ENCODE, now)
+        if job is None:
+            return False
+        if self._is_given_up(job):
+            return True
+        answers = self._queue.answers(job.batch_id)
+        films = [held for held in self._queue.objects(job.batch_id) if held.sop_instance_uid in answers]
+        try:
+            documents = {
+                each.name: self._analyst.encode(films, answers, each) for each in self._destinations if answers
+            }
+        except (RentgenError, OSError) as error:
+            self._put_off(job, now, error)
+            return True
+        self._queue.finish_encoding(job, documents, now)
+        return True
+
+    def _claim(self, step: Step, now: datetime) -> Job | None:
+        return self._queue.claim(step, now, LEASE_S)
+
+    def _films(self, job: Job) -> list[Held]:
+        return [held for held in self._queue.objects(job.batch_id) if concerns_us(Header(**held.header))]
+
+    def _route(self, held: Held) -> Route | None:
+        return route_of(Header(**held.header), self._routes)
+
+    def _put_off(self, job: Job, now: datetime, error: Exception) -> None:
+        logger.warning("A batch could not be worked on (step %s): %s.", job.step, error)
+        reason = str(error) if isinstance(error, RentgenError) else f"the system refused ({type(error).__name__})"
+        self._queue.postpone(job, next_try(job.attempts, now, self._rng), reason)
+
+    def _is_given_up(self, job: Job) -> bool:
+        """Return whether a step was buried that has failed, or killed its worker, again and again."""
+        if job.attempts <= MOST_ATTEMPTS:
+            return False
+        logger.error("A batch is given up (step %s); see `rentgen gateway dead-letters`.", job.step)
+        return self._queue.bury(job, f"it was tried {MOST_ATTEMPTS} times and never came to an end")
 
 
 class Deliveries:
@@ -84,10 +142,15 @@ class Deliveries:
         self._dry_run = dry_run
         self._circuits = dict.fromkeys(senders, Circuit())
 
-    def deliver_one(self, now: datetime) -> bool:
-        """Return whether there was a delivery to try; one of a destination that is not configured is buried."""
+    def deliver_one(self, now: datetime, *, without: Sequence[str] = ()) -> bool:
+        """Return whether there was a delivery to try; one of a destination that is not configured is buried.
+
+        Args:
+            now: the time.
+            without: destinations that others look after.
+        """
         resting = [name for name, circuit in self._circuits.items() if not circuit.lets_through(now)]
-        job = self._queue.claim(Step.DELIVER, now, LEASE_S, without=resting)
+        job = self._queue.claim(Step.DELIVER, now, LEASE_S, without=[*resting, *without])
         if job is None:
             return False
         if self._dry_run:
@@ -95,16 +158,21 @@ class Deliveries:
             return True
         sender = self._senders.get(job.destination)
         if sender is None:
-            self._queue.bury(job, "the destination is not in the configuration any more")
+            self._bury(job, "the destination is not in the configuration any more")
             return True
         self._settle(job, sender.send(self._queue.documents(job)), now)
         return True
+
+    def rests(self, now: datetime) -> tuple[str, ...]:
+        """Return destinations that are left alone for now."""
+        return tuple(name for name, circuit in self._circuits.items() if not circuit.lets_through(now))
 
     def _settle(self, job: Job, outcome: Outcome, now: datetime) -> None:
         circuit = self._circuits[job.destination]
         if outcome.result is Result.RETRY:
             self._circuits[job.destination] = circuit.failed(now)
             due = next_try(job.attempts, now, self._rng, after_s=outcome.after_s)
+            logger.warning("Destination %s: %s; tried again later.", job.destination, outcome.reason)
             self._queue.postpone(job, due, outcome.reason)
             return
         # Also a peer that refuses for good has answered.
@@ -112,11 +180,8 @@ class Deliveries:
         if outcome.result is Result.DELIVERED:
             self._queue.finish(job, now)
         else:
-            self._queue.bury(job, outcome.reason)
+            self._bury(job, outcome.reason)
 
-
-def _given_up(queue: Queue, job: Job) -> bool:
-    """Return whether a step was buried that has killed its worker again and again."""
-    if job.attempts <= MOST_ATTEMPTS:
-        return False
-    return queue.bury(job, f"it was tried {MOST_ATTEMPTS} times and never came to an end")
+    def _bury(self, job: Job, reason: str) -> None:
+        logger.error("Destination %s: %s; a person must look.", job.destination, reason)
+        self._queue.bury(job, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Collection
 from datetime import date
 from pathlib import Path
 
@@ -66,12 +67,42 @@ def read_text(path: str | Path, tag: int) -> str | None:
     Raises:
         InputError: the file cannot be read, is not DICOM, or its header is damaged.
     """
+    return read_texts(path, (tag,))[tag]
+
+
+def read_texts(path: str | Path, tags: Collection[int]) -> dict[int, str | None]:
+    """Return the first value of text elements of a DICOM file, or None where it has none; it is read once.
+
+    Args:
+        path: of the file.
+        tags: at least one; nothing behind the last of them is read.
+
+    Raises:
+        InputError: the file cannot be read, is not DICOM, or its header is damaged.
+    """
+    header = _open(_head(path), str(path), DEFAULT_LIMITS, stop=max(tags), whole=False)
+    return {tag: header.text(tag) for tag in tags}
+
+
+def data_set_start(path: str | Path) -> int:
+    """Return where the data set of a DICOM file begins: behind its file meta information (PS3.10 7.1).
+
+    Raises:
+        InputError: the file cannot be read, has no file meta information, or a damaged one.
+    """
+    head = _head(path)
+    start = _PREAMBLE + 4
+    if head[_PREAMBLE:start] != b"DICM":
+        raise InputError(path, "it has no file meta information")
+    return _meta_end(head, start, str(path), DEFAULT_LIMITS)
+
+
+def _head(path: str | Path) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            head = file.read(_HEADER_BYTES)
+            return file.read(_HEADER_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(path, "the file cannot be opened; check that it exists and may be read") from error
-    return _open(head, str(path), DEFAULT_LIMITS, stop=tag, whole=False).text(tag)
 
 
 def read_dicom(data: bytes, *, source: str, content_hash: str, limits: Limits = DEFAULT_LIMITS) -> Radiograph:

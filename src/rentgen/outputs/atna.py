@@ -26,11 +26,13 @@ class Event:
         event_id: code and meaning, of DICOM (PS3.16 CID 400).
         does: C created, R read, U updated, D deleted, E executed.
         event_type: code and meaning, of DICOM; None where the action's own name says more.
+        fails: the action tells of something that was not done.
     """
 
     event_id: tuple[str, str]
     does: str
     event_type: tuple[str, str] | None = None
+    fails: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class AuditSource:
 
 
 _ACCESSED = ("110103", "DICOM Instances Accessed")
+_TRANSFERRED = ("110104", "DICOM Instances Transferred")
 _SECURITY = ("110113", "Security Alert")
 _APPLICATION = ("110100", "Application Activity")
 _USER = ("110137", "User Security Attributes Changed")
@@ -61,8 +64,8 @@ EVENTS: dict[str, Event] = {
     "study.unread": Event(_ACCESSED, "U"),
     "study.export": Event(("110106", "Export"), "R"),
     "study.delete": Event(("110105", "DICOM Study Deleted"), "D"),
-    "study.receive": Event(("110104", "DICOM Instances Transferred"), "C"),
-    "study.send": Event(("110104", "DICOM Instances Transferred"), "R"),
+    "study.receive": Event(_TRANSFERRED, "C"),
+    "study.send": Event(_TRANSFERRED, "R"),
     "study.query": Event(("110112", "Query"), "E"),
     "prediction.add": Event(_ACCESSED, "U"),
     "feedback.add": Event(_ACCESSED, "U"),
@@ -70,6 +73,12 @@ EVENTS: dict[str, Event] = {
     "audit.view": Event(("110101", "Audit Log Used"), "R"),
     "service.start": Event(_APPLICATION, "E", ("110120", "Application Start")),
     "service.stop": Event(_APPLICATION, "E", ("110121", "Application Stop")),
+    "gateway.receive": Event(_TRANSFERRED, "C"),
+    "gateway.deliver": Event(_TRANSFERRED, "R"),
+    "gateway.bury": Event(_APPLICATION, "E", fails=True),
+    "gateway.retry": Event(_APPLICATION, "E"),
+    "gateway.discard": Event(_APPLICATION, "E"),
+    "gateway.forget": Event(_ACCESSED, "D"),
     "gateway.start": Event(_APPLICATION, "E", ("110120", "Application Start")),
     "gateway.stop": Event(_APPLICATION, "E", ("110121", "Application Stop")),
     "session.add": Event(("110114", "User Authentication"), "E", ("110122", "Login")),
@@ -80,6 +89,11 @@ EVENTS: dict[str, Event] = {
     "store.rekey": Event(_SECURITY, "U", ("110129", "Security Configuration")),
 }
 """Action of the audit trail to event; one that is not here is an application's activity, under its own name."""
+
+
+_OF_STUDIES = {"study", "prediction", "feedback", "image"}
+_OF_STUDIES |= {"gateway.receive", "gateway.deliver", "gateway.bury", "gateway.discard"}
+"""Actions, or what stands before their dot, whose subject is a study."""
 
 
 def audit_message(entry: AuditEntry, source: AuditSource, *, failed: bool = False) -> bytes:
@@ -93,7 +107,7 @@ def audit_message(entry: AuditEntry, source: AuditSource, *, failed: bool = Fals
         source: who reports.
         failed: the action was tried and refused.
     """
-    event = EVENTS.get(entry.action, Event(_APPLICATION, "E"))
+    event = _event(entry)
     message = Xml.Element("AuditMessage")
     told = Xml.SubElement(
         message,
@@ -101,7 +115,7 @@ def audit_message(entry: AuditEntry, source: AuditSource, *, failed: bool = Fals
         EventActionCode=event.does,
         EventDateTime=entry.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         # 4: a minor failure, the action was not done; PS3.15 A.5.1.
-        EventOutcomeIndicator="4" if failed else "0",
+        EventOutcomeIndicator="4" if failed or event.fails else "0",
     )
     _code(told, "EventID", (*event.event_id, _DICOM))
     if event.event_type is not None:
@@ -118,6 +132,9 @@ def audit_message(entry: AuditEntry, source: AuditSource, *, failed: bool = Fals
         NetworkAccessPointTypeCode="2" if _is_address(source.host) else "1",
     )
     _code(system, "RoleIDCode", ("110150", "Application", _DICOM))
+    if isinstance(receiver := entry.detail.get("destination"), str) and receiver:
+        peer = Xml.SubElement(message, "ActiveParticipant", UserID=_clean(receiver), UserIsRequestor="false")
+        _code(peer, "RoleIDCode", ("110152", "Destination Role ID", _DICOM))
     reporter = Xml.SubElement(message, "AuditSourceIdentification", AuditSourceID=_clean(source.source_id))
     if source.site is not None:
         reporter.set("AuditEnterpriseSiteID", _clean(source.site))
@@ -128,9 +145,16 @@ def audit_message(entry: AuditEntry, source: AuditSource, *, failed: bool = Fals
     return f'<?xml version="1.0" encoding="UTF-8"?>{text}'.encode()
 
 
+def _event(entry: AuditEntry) -> Event:
+    # What was only rehearsed was not transferred.
+    rehearsed = entry.action == "gateway.deliver" and entry.detail.get("dry_run")
+    other = Event(_APPLICATION, "E")
+    return other if rehearsed else EVENTS.get(entry.action, other)
+
+
 def _object(message: Xml.Element, entry: AuditEntry) -> None:
     """Add what was acted on, and where the entry stands in the trail."""
-    is_study = entry.action.partition(".")[0] in ("study", "prediction", "feedback", "image")
+    is_study = entry.action.partition(".")[0] in _OF_STUDIES or entry.action in _OF_STUDIES
     thing = Xml.SubElement(
         message,
         "ParticipantObjectIdentification",

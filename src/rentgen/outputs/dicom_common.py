@@ -25,7 +25,7 @@ MEDIA_TYPE = "application/dicom"
 FIRST_SERIES = 900
 """Series Number of the first kind of result; those of the films are below, as a rule."""
 
-_IMPLEMENTATION_UID = "2.25.267884282185048267666396253341432196593"
+IMPLEMENTATION_UID = "2.25.267884282185048267666396253341432196593"
 # As `images.dicom` turns a film before it is analysed.
 _ORIENTATIONS: Mapping[tuple[str, ...], int] = {("L", "F"): 1, ("R", "F"): 2, ("R", "H"): 3, ("L", "H"): 4}
 _GREY = (
@@ -330,7 +330,7 @@ def finish(ds: Dataset, make: Make, number: int = 1) -> Document:
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = UID(make.sop_class_uid)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.file_meta.ImplementationClassUID = UID(_IMPLEMENTATION_UID)
+    ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     ds.file_meta.ImplementationVersionName = "RENTGEN"
     stream = io.BytesIO()
     ds.save_as(stream, enforce_file_format=True)

@@ -13,6 +13,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import aliased
 
 from rentgen.records.studies import AuditEntry, Feedback, StoredImage, StoredPrediction, Study
+from rentgen.store import erasure
+from rentgen.store.gateway_rows import document_place
+from rentgen.store.gateway_schema import BatchRow, ConflictRow, DocumentRow, ObjectRow
 from rentgen.store.rows import to_feedback, to_image, to_prediction
 from rentgen.store.schema import FeedbackRow, ImageRow, PredictionRow
 from rentgen.store.sealing import Sealer
@@ -22,19 +25,59 @@ PAGE = 200
 Judged = tuple[StoredImage, StoredPrediction | None, Feedback]
 
 
-def plain(study: Study, entries: Iterable[AuditEntry]) -> dict[str, Any]:
-    """Return a study and its lines of the audit trail as plain JSON values."""
+def plain(study_id: str, study: Study | None, entries: Iterable[AuditEntry]) -> dict[str, Any]:
+    """Return a study and its lines of the audit trail as plain JSON values; None is one that only the gateway has."""
+    read_at = None if study is None else study.read_at
     return {
-        "study_id": study.study_id,
-        "received_at": _moment(study.received_at),
-        "urgency": study.urgency.name.lower(),
-        "score": study.score,
-        "read_at": None if study.read_at is None else _moment(study.read_at),
-        "images": [_fields(image) for image in study.images],
-        "predictions": [_prediction(found) for found in study.predictions],
-        "feedback": [_fields(said) for said in study.feedback],
+        "study_id": study_id,
+        "received_at": None if study is None else _moment(study.received_at),
+        "urgency": None if study is None else study.urgency.name.lower(),
+        "score": None if study is None else study.score,
+        "read_at": None if read_at is None else _moment(read_at),
+        "images": [] if study is None else [_fields(image) for image in study.images],
+        "predictions": [] if study is None else [_prediction(found) for found in study.predictions],
+        "feedback": [] if study is None else [_fields(said) for said in study.feedback],
         "audit": [_fields(entry) for entry in entries],
     }
+
+
+def gateway(connection: Connection, sealer: Sealer, study_id: str, *, files: bool) -> dict[str, list[dict[str, Any]]]:
+    """Return what the gateway has of a study, as plain JSON values.
+
+    Args:
+        connection: of the transaction.
+        sealer: of the store.
+        study_id: of the study.
+        files: with the documents' bytes, base64.
+    """
+    batches = connection.execute(sa.select(BatchRow).where(erasure.batches_of(study_id)).order_by(BatchRow.id)).all()
+    aside = sa.select(ConflictRow).where(ConflictRow.study_id == study_id).order_by(ConflictRow.received_at)
+    return {
+        "batches": [_batch(connection, sealer, row, files) for row in batches],
+        "conflicts": [
+            _picked(row, "sop_uid", "content_hash", "origin", "received_at") for row in connection.execute(aside)
+        ],
+    }
+
+
+def _batch(connection: Connection, sealer: Sealer, batch: sa.Row[Any], files: bool) -> dict[str, Any]:
+    objects = connection.execute(sa.select(ObjectRow).where(ObjectRow.batch_id == batch.id).order_by(ObjectRow.sop_uid))
+    key = (DocumentRow.destination, DocumentRow.number)
+    documents = connection.execute(sa.select(DocumentRow).where(DocumentRow.batch_id == batch.id).order_by(*key))
+    told = _picked(batch, "study_uid", "first_at", "last_at", "done_at")
+    told["objects"] = [_picked(row, "sop_uid", "content_hash", "origin", "header", "received_at") for row in objects]
+    told["documents"] = []
+    for row in documents:
+        document = _picked(row, "destination", "kind", "media_type", "uid", "name")
+        if files:
+            place = document_place(batch.id, row.destination, row.number)
+            document["content"] = base64_of(sealer.open(row.content, place))
+        told["documents"].append(document)
+    return told
+
+
+def _picked(row: sa.Row[Any], *names: str) -> dict[str, Any]:
+    return {name: _plain(getattr(row, name)) for name in names}
 
 
 def base64_of(data: bytes | None) -> str | None:

@@ -8,131 +8,37 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rentgen.errors import StoreError
 from rentgen.records.results import Document, Kind
-from rentgen.store import identity
+from rentgen.records.studies import Principal, Role
+from rentgen.store import audit, gateway_people, identity
 from rentgen.store.database import Database, insert_new
+from rentgen.store.gateway_nouns import Batch, Counts, DeadLetter, Held, Job, Receipt, State, Step
+from rentgen.store.gateway_rows import (
+    add_document,
+    add_job,
+    answer_place,
+    complete,
+    content_of,
+    count_of,
+    document_place,
+    end,
+    open_batch,
+    study_of,
+)
 from rentgen.store.gateway_schema import AnswerRow, BatchRow, ConflictRow, DocumentRow, JobRow, ObjectRow
 from rentgen.store.sealing import Sealer
 
-MOST_REASON = 500
-"""Characters that are kept of a reason."""
+__all__ = ["GATEWAY", "Batch", "Counts", "DeadLetter", "Held", "Job", "Queue", "Receipt", "State", "Step"]
 
-
-class Receipt(StrEnum):
-    """What became of an object that was received."""
-
-    RECEIVED = "received"
-    """It is new."""
-    DUPLICATE = "duplicate"
-    """The same content is here already."""
-    CONFLICT = "conflict"
-    """Other content with its SOP Instance UID is here; the first counts, this one is noted."""
-
-
-class Step(StrEnum):
-    """What is done with a closed batch, in this order; each destination has a delivery of its own."""
-
-    ANALYSE = "analyse"
-    ENCODE = "encode"
-    DELIVER = "deliver"
-
-
-class State(StrEnum):
-    """Where a step stands."""
-
-    WAITING = "waiting"
-    LEASED = "leased"
-    DONE = "done"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An object that was received.
-
-    Attributes:
-        sop_instance_uid: of the object.
-        study_instance_uid: of its study.
-        content_hash: SHA-256 of its file, under which the spool has it.
-        origin: who sent it.
-        header: what it says of itself, as plain JSON values; nothing of whom it shows.
-    """
-
-    sop_instance_uid: str
-    study_instance_uid: str
-    content_hash: str
-    origin: str
-    header: Mapping[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A claimed step.
-
-    Attributes:
-        job_id: of the step.
-        batch_id: of the objects that it is about.
-        step: what to do.
-        destination: of a delivery; empty for other steps.
-        attempts: how often it was claimed, this time counted.
-        lease: proves that the step is this worker's.
-    """
-
-    job_id: int
-    batch_id: int
-    step: Step
-    destination: str
-    attempts: int
-    lease: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A step that was given up; a person must look.
-
-    Attributes:
-        job_id: for `retry`.
-        batch_id: of the objects that it is about.
-        step: that failed.
-        destination: of a delivery; empty for other steps.
-        attempts: how often it was tried.
-        reason: of the last failure.
-    """
-
-    job_id: int
-    batch_id: int
-    step: Step
-    destination: str
-    attempts: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How full the queue is.
-
-    Attributes:
-        objects: that were received.
-        conflicts: that were noted.
-        open_batches: that still wait for more objects.
-        steps: (step, destination, state) to how many.
-        oldest: when the oldest step that is not finished is or was due; None where all are.
-    """
-
-    objects: int
-    conflicts: int
-    open_batches: int
-    steps: Mapping[tuple[Step, str, State], int]
-    oldest: datetime | None
+GATEWAY = Principal("gateway", Role.PHYSICIAN)
+"""Who brings films and answers, in the audit trail."""
+_MOST_NAMED = 500
 
 
 class Queue:
@@ -141,9 +47,10 @@ class Queue:
     Every method raises StoreError where the database fails.
     """
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, sealer: Sealer, names: identity.Names) -> None:
         self._database = database
         self._sealer = sealer
+        self._names = names
 
     @classmethod
     def open(cls, url: str, *, key: str | None = None) -> Self:
@@ -151,11 +58,11 @@ class Queue:
         sealer = Sealer.from_text(key)
         database = Database.open(url)
         try:
-            identity.unlock(database, sealer)
+            names = identity.unlock(database, sealer)
         except BaseException:
             database.close()
             raise
-        return cls(database, sealer)
+        return cls(database, sealer, names)
 
     def close(self) -> None:
         """Let the database go."""
@@ -163,28 +70,35 @@ class Queue:
 
     # -- objects -------------------------------------------------------------------------------------------------------
 
-    def receive(self, held: Held, now: datetime) -> Receipt:
-        """Return what became of an object, which is kept for good from here on; the same again changes nothing."""
+    def receive(self, held: Held, now: datetime, *, patient_id: str | None = None) -> Receipt:
+        """Return what became of an object, which is kept for good from here on; the same again changes nothing.
+
+        Args:
+            held: the object.
+            now: the time.
+            patient_id: whom it shows, where it says so; kept as a keyed hash alone.
+        """
+        study_id = self._names.of_study(held.study_instance_uid)
+        told = {"patient": self._names.of_patient(patient_id), "origin": held.origin, "received_at": now}
         with self._database.writing() as connection:
-            known = _content_of(connection, held.sop_instance_uid)
+            known = content_of(connection, held.sop_instance_uid)
             if known is None:
-                batch_id = _open_batch(connection, held.study_instance_uid, now)
+                batch_id = open_batch(connection, held.study_instance_uid, study_id, now)
                 values = {"sop_uid": held.sop_instance_uid, "batch_id": batch_id, "content_hash": held.content_hash}
-                values |= {"origin": held.origin, "header": dict(held.header), "received_at": now}
-                if insert_new(connection, ObjectRow, values):
+                if insert_new(connection, ObjectRow, values | told | {"header": dict(held.header)}):
                     return Receipt.RECEIVED
                 # Another process has just brought it.
-                known = _content_of(connection, held.sop_instance_uid)
+                known = content_of(connection, held.sop_instance_uid)
             if known == held.content_hash:
                 return Receipt.DUPLICATE
-            values = {"sop_uid": held.sop_instance_uid, "content_hash": held.content_hash}
-            insert_new(connection, ConflictRow, values | {"origin": held.origin, "received_at": now})
+            values = {"sop_uid": held.sop_instance_uid, "content_hash": held.content_hash, "study_id": study_id}
+            insert_new(connection, ConflictRow, values | told)
             return Receipt.CONFLICT
 
     def holds(self, sop_instance_uid: str) -> bool:
         """Return whether an object was received."""
         with self._database.reading() as connection:
-            return _content_of(connection, sop_instance_uid) is not None
+            return content_of(connection, sop_instance_uid) is not None
 
     def objects(self, batch_id: int) -> tuple[Held, ...]:
         """Return the objects of a batch, in the order of their UIDs."""
@@ -204,12 +118,20 @@ class Queue:
         """Return how many batches were closed, and so became steps: those without a new object for so many seconds."""
         limit = now - timedelta(seconds=quiet_s)
         quiet = sa.select(BatchRow.id).where(BatchRow.open_uid.is_not(None), BatchRow.last_at <= limit)
+        with self._database.reading() as connection:
+            # It is asked all the time, and a reader stands in nobody's way.
+            if connection.scalar(quiet.limit(1)) is None:
+                return 0
         with self._database.writing() as connection:
-            found = connection.scalars(quiet.with_for_update()).all()
-            for batch_id in found:
+            closed = connection.scalars(quiet.order_by(BatchRow.id).with_for_update()).all()
+            for batch_id in closed:
                 connection.execute(sa.update(BatchRow).where(BatchRow.id == batch_id).values(open_uid=None))
-                _add_job(connection, batch_id, Step.ANALYSE, "", now)
-            return len(found)
+                add_job(connection, batch_id, Step.ANALYSE, "", now)
+            for batch_id in closed:
+                objects = count_of(connection, sa.select(ObjectRow.sop_uid).where(ObjectRow.batch_id == batch_id))
+                detail = {"batch": batch_id, "objects": objects}
+                self._audit(connection, "gateway.receive", study_of(connection, batch_id), detail)
+            return len(closed)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -243,6 +165,19 @@ class Queue:
             connection.execute(sa.update(JobRow).where(JobRow.id == row.id).values(**values))
             return Job(row.id, row.batch_id, step, row.destination, row.attempts + 1, lease)
 
+    def renew(self, job: Job, now: datetime, lease_s: float) -> bool:
+        """Return whether a claimed step is this worker's for so many seconds more; not where the lease was lost."""
+        mine = sa.update(JobRow).where(JobRow.id == job.job_id, JobRow.lease == job.lease)
+        with self._database.writing() as connection:
+            return connection.execute(mine.values(due_at=now + timedelta(seconds=lease_s))).rowcount == 1
+
+    def release(self, now: datetime) -> int:
+        """Return how many claimed steps are due again at once: for the only gateway of this database, as it starts."""
+        leased = sa.update(JobRow).where(JobRow.state == str(State.LEASED))
+        with self._database.writing() as connection:
+            freed = leased.values(state=str(State.WAITING), lease=None, due_at=now)
+            return connection.execute(freed).rowcount
+
     def finish_analysis(self, job: Job, answers: Mapping[str, bytes], now: datetime) -> bool:
         """Return whether the answers were kept and the batch goes on to be encoded; not where the lease was lost.
 
@@ -252,12 +187,12 @@ class Queue:
             now: the time.
         """
         with self._database.writing() as connection:
-            if not _end(connection, job, State.DONE, ""):
+            if not end(connection, job, State.DONE):
                 return False
             for uid, content in answers.items():
-                sealed = self._sealer.seal(content, f"gateway_answers.content {uid}")
+                sealed = self._sealer.seal(content, answer_place(uid))
                 insert_new(connection, AnswerRow, {"sop_uid": uid, "content": sealed})
-            _add_job(connection, job.batch_id, Step.ENCODE, "", now)
+            add_job(connection, job.batch_id, Step.ENCODE, "", now)
             return True
 
     def answers(self, batch_id: int) -> dict[str, bytes]:
@@ -270,7 +205,7 @@ class Queue:
         )
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return {row.sop_uid: self._sealer.open(row.content, f"gateway_answers.content {row.sop_uid}") for row in rows}
+        return {row.sop_uid: self._sealer.open(row.content, answer_place(row.sop_uid)) for row in rows}
 
     def finish_encoding(self, job: Job, documents: Mapping[str, Sequence[Document]], now: datetime) -> bool:
         """Return whether the documents were kept and each destination has its delivery; not where the lease was lost.
@@ -281,14 +216,14 @@ class Queue:
             now: the time.
         """
         with self._database.writing() as connection:
-            if not _end(connection, job, State.DONE, ""):
+            if not end(connection, job, State.DONE):
                 return False
             for destination, those in documents.items():
                 for number, document in enumerate(those):
-                    insert_new(connection, DocumentRow, self._document(job.batch_id, destination, number, document))
+                    add_document(connection, self._sealer, job.batch_id, destination, number, document)
                 if those:
-                    _add_job(connection, job.batch_id, Step.DELIVER, destination, now)
-            _complete(connection, job.batch_id, now)
+                    add_job(connection, job.batch_id, Step.DELIVER, destination, now)
+            complete(connection, job.batch_id, now)
             return True
 
     def documents(self, job: Job) -> tuple[Document, ...]:
@@ -298,23 +233,30 @@ class Queue:
         )
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(DocumentRow.number)).all()
-        return tuple(
-            Document(Kind(row.kind), row.media_type, self._sealer.open(row.content, _place(row)), row.uid, row.name)
-            for row in rows
-        )
+        return tuple(self._document(row) for row in rows)
 
-    def finish(self, job: Job, now: datetime) -> bool:
-        """Return whether a delivery is noted as done; not where the lease was lost."""
+    def finish(self, job: Job, now: datetime, *, dry_run: bool = False) -> bool:
+        """Return whether a delivery is noted as done; not where the lease was lost.
+
+        Args:
+            job: that was claimed.
+            now: the time.
+            dry_run: nothing was handed over; the audit trail says so.
+        """
+        mine = (DocumentRow.batch_id == job.batch_id, DocumentRow.destination == job.destination)
         with self._database.writing() as connection:
-            ended = _end(connection, job, State.DONE, "")
-            if ended:
-                _complete(connection, job.batch_id, now)
-            return ended
+            if not end(connection, job, State.DONE):
+                return False
+            complete(connection, job.batch_id, now)
+            count = count_of(connection, sa.select(DocumentRow.number).where(*mine))
+            detail = {"batch": job.batch_id, "destination": job.destination, "documents": count, "dry_run": dry_run}
+            self._audit(connection, "gateway.deliver", study_of(connection, job.batch_id), detail)
+            return True
 
     def postpone(self, job: Job, due_at: datetime, reason: str) -> bool:
         """Return whether a step is noted to be tried again from `due_at` on; not where the lease was lost."""
         with self._database.writing() as connection:
-            return _end(connection, job, State.WAITING, reason, due_at)
+            return end(connection, job, State.WAITING, reason, due_at)
 
     def bury(self, job: Job, reason: str) -> bool:
         """Return whether a step was given up, until a person says `retry`; not where the lease was lost.
@@ -324,7 +266,12 @@ class Queue:
             reason: in words, nothing of a patient.
         """
         with self._database.writing() as connection:
-            return _end(connection, job, State.DEAD, reason)
+            if not end(connection, job, State.DEAD, reason):
+                return False
+            # Not the reason: a peer may have put a name into it, and what stands in the trail stays.
+            detail = {"batch": job.batch_id, "step": str(job.step), "destination": job.destination}
+            self._audit(connection, "gateway.bury", study_of(connection, job.batch_id), detail)
+            return True
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
@@ -337,7 +284,9 @@ class Queue:
                 for row in connection.execute(query)
             )
 
-    def retry(self, now: datetime, *, job_id: int | None = None, destination: str | None = None) -> int:
+    def retry(
+        self, now: datetime, *, actor: Principal, job_id: int | None = None, destination: str | None = None
+    ) -> int:
         """Return how many dead letters are tried again: all, or one, or those of a destination."""
         which = sa.update(JobRow).where(JobRow.state == str(State.DEAD))
         if job_id is not None:
@@ -345,7 +294,71 @@ class Queue:
         if destination is not None:
             which = which.where(JobRow.destination == destination)
         with self._database.writing() as connection:
-            return connection.execute(which.values(state=str(State.WAITING), due_at=now, attempts=0)).rowcount
+            count = connection.execute(which.values(state=str(State.WAITING), due_at=now, attempts=0)).rowcount
+            if count:
+                detail = {"count": count, "job": job_id, "destination": destination}
+                self._audit(connection, "gateway.retry", "gateway", detail, actor)
+            return count
+
+    def discard(self, job_id: int, now: datetime, *, actor: Principal) -> int:
+        """Return how many dead letters, one or none, are dropped for good; what they were about may then be done."""
+        which = sa.select(JobRow).where(JobRow.id == job_id, JobRow.state == str(State.DEAD)).with_for_update()
+        with self._database.writing() as connection:
+            row = connection.execute(which).one_or_none()
+            if row is None:
+                return 0
+            connection.execute(sa.update(JobRow).where(JobRow.id == job_id).values(state=str(State.DONE)))
+            complete(connection, row.batch_id, now)
+            detail = {"batch": row.batch_id, "step": row.step, "destination": row.destination}
+            self._audit(connection, "gateway.discard", study_of(connection, row.batch_id), detail, actor)
+            return 1
+
+    def note(self, action: str, detail: Mapping[str, Any]) -> None:
+        """Add a line to the audit trail about the gateway itself, such as `gateway.start`."""
+        with self._database.writing() as connection:
+            self._audit(connection, action, "gateway", detail)
+
+    # -- keeping house -------------------------------------------------------------------------------------------------
+
+    def clear(self, now: datetime, keep_days: int) -> int:
+        """Return how many batches went that were done longer ago, with their objects, answers and documents.
+
+        Objects that were put aside go as soon as they are as old.
+        """
+        limit = now - timedelta(days=keep_days)
+        with self._database.writing() as connection:
+            count = connection.execute(sa.delete(BatchRow).where(BatchRow.done_at < limit)).rowcount
+            aside = connection.execute(sa.delete(ConflictRow).where(ConflictRow.received_at < limit)).rowcount
+        if count or aside:
+            self._database.forget()
+        return count
+
+    def wanted(self, hashes: Sequence[str]) -> set[str]:
+        """Return those of some content hashes that an object or a conflict still has."""
+        found: set[str] = set()
+        with self._database.reading() as connection:
+            for start in range(0, len(hashes), _MOST_NAMED):
+                named = list(hashes[start : start + _MOST_NAMED])
+                for row in (ObjectRow, ConflictRow):
+                    found |= set(connection.scalars(sa.select(row.content_hash).where(row.content_hash.in_(named))))
+        return found
+
+    def finished_since(self, moment: datetime, limit: int = 10_000) -> tuple[tuple[datetime, datetime], ...]:
+        """Return when the last object of a batch came and when its last step was done, the oldest first.
+
+        Args:
+            moment: of batches that were done after it.
+            limit: most of them.
+        """
+        query = sa.select(BatchRow.last_at, BatchRow.done_at).where(BatchRow.done_at > moment)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(BatchRow.done_at).limit(limit)).all()
+        return tuple((row.last_at, row.done_at) for row in rows)
+
+    def batches(self, limit: int = 100) -> tuple[Batch, ...]:
+        """Return how far the newest batches are, the newest first."""
+        with self._database.snapshot() as connection:
+            return gateway_people.newest(connection, limit)
 
     def counts(self) -> Counts:
         """Return how full the queue is."""
@@ -355,71 +368,23 @@ class Queue:
         with self._database.snapshot() as connection:
             steps = {(Step(a), b, State(c)): int(n) for a, b, c, n in connection.execute(grouped)}
             return Counts(
-                objects=_count(connection, sa.select(ObjectRow.sop_uid)),
-                conflicts=_count(connection, sa.select(ConflictRow.sop_uid)),
-                open_batches=_count(connection, sa.select(BatchRow.id).where(BatchRow.open_uid.is_not(None))),
+                objects=count_of(connection, sa.select(ObjectRow.sop_uid)),
+                conflicts=count_of(connection, sa.select(ConflictRow.sop_uid)),
+                open_batches=count_of(connection, sa.select(BatchRow.id).where(BatchRow.open_uid.is_not(None))),
                 steps=steps,
                 oldest=connection.scalar(sa.select(JobRow.due_at).where(unfinished).order_by(JobRow.due_at).limit(1)),
             )
 
-    def _document(self, batch_id: int, destination: str, number: int, document: Document) -> dict[str, Any]:
-        place = f"gateway_documents.content {batch_id} {destination} {number}"
-        return {
-            "batch_id": batch_id,
-            "destination": destination,
-            "number": number,
-            "kind": str(document.kind),
-            "media_type": document.media_type,
-            "uid": document.uid,
-            "name": document.name,
-            "content": self._sealer.seal(document.content, place),
-        }
+    def _document(self, row: sa.Row[Any]) -> Document:
+        place = document_place(row.batch_id, row.destination, row.number)
+        return Document(Kind(row.kind), row.media_type, self._sealer.open(row.content, place), row.uid, row.name)
 
-
-def _place(row: sa.Row[Any]) -> str:
-    return f"gateway_documents.content {row.batch_id} {row.destination} {row.number}"
-
-
-def _content_of(connection: Connection, sop_uid: str) -> str | None:
-    return connection.scalar(sa.select(ObjectRow.content_hash).where(ObjectRow.sop_uid == sop_uid))
-
-
-def _open_batch(connection: Connection, study_uid: str, now: datetime) -> int:
-    """Return the study's open batch, made where there is none; nobody closes it before this transaction ends."""
-    fresh = {"study_uid": study_uid, "open_uid": study_uid, "first_at": now, "last_at": now, "done_at": None}
-    insert_new(connection, BatchRow, fresh)
-    mine = BatchRow.open_uid == study_uid
-    # The change locks the row: where another process closes the batch at this moment, none is left, and one is made.
-    if not connection.execute(sa.update(BatchRow).where(mine).values(last_at=now)).rowcount:
-        insert_new(connection, BatchRow, fresh)
-    found = connection.scalar(sa.select(BatchRow.id).where(mine))
-    if found is None:
-        raise StoreError("Expected an open batch of the study, but it was closed meanwhile. Send the object again.")
-    return found
-
-
-def _add_job(connection: Connection, batch_id: int, step: Step, destination: str, now: datetime) -> None:
-    values = {"batch_id": batch_id, "step": str(step), "destination": destination, "state": str(State.WAITING)}
-    insert_new(connection, JobRow, values | {"attempts": 0, "due_at": now, "lease": None, "reason": ""})
-
-
-def _end(connection: Connection, job: Job, state: State, reason: str, due_at: datetime | None = None) -> bool:
-    """Return whether a step got a new state: only while the lease is the newest."""
-    values: dict[str, Any] = {"state": str(state), "lease": None, "reason": reason[:MOST_REASON]}
-    if due_at is not None:
-        values["due_at"] = due_at
-    mine = sa.update(JobRow).where(JobRow.id == job.job_id, JobRow.lease == job.lease)
-    return connection.execute(mine.values(**values)).rowcount == 1
-
-
-def _complete(connection: Connection, batch_id: int, now: datetime) -> None:
-    """Note when a batch has no step left."""
-    # Two last deliveries at once would each see the other's as not yet done: they queue at the batch.
-    connection.execute(sa.select(BatchRow.id).where(BatchRow.id == batch_id).with_for_update())
-    left = sa.select(JobRow.id).where(JobRow.batch_id == batch_id, JobRow.state != str(State.DONE)).limit(1)
-    if connection.scalar(left) is None:
-        connection.execute(sa.update(BatchRow).where(BatchRow.id == batch_id).values(done_at=now))
-
-
-def _count(connection: Connection, query: sa.Select[Any]) -> int:
-    return int(connection.scalar(sa.select(sa.func.count()).select_from(query.subquery())) or 0)
+    def _audit(
+        self,
+        connection: Connection,
+        action: str,
+        subject: str | None,
+        detail: Mapping[str, Any],
+        actor: Principal = GATEWAY,
+    ) -> None:
+        audit.append(connection, self._sealer, actor, action, subject or "gateway", detail)

@@ -18,6 +18,8 @@ class BatchRow(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     study_uid: Mapped[str] = mapped_column(index=True)
+    study_id: Mapped[str | None] = mapped_column(index=True)
+    """The store's own name of the study; None only in rows of an older version that nobody has opened since."""
     open_uid: Mapped[str | None] = mapped_column(unique=True)
     """The study's UID while the batch is open: a study has one open batch at most."""
     first_at: Mapped[datetime]
@@ -32,7 +34,9 @@ class ObjectRow(Base):
 
     sop_uid: Mapped[str] = mapped_column(primary_key=True)
     batch_id: Mapped[int] = mapped_column(ForeignKey("gateway_batches.id", ondelete="CASCADE"), index=True)
-    content_hash: Mapped[str]
+    content_hash: Mapped[str] = mapped_column(index=True)
+    patient: Mapped[str | None] = mapped_column(index=True)
+    """As in `images`; None also in rows of an older version."""
     origin: Mapped[str]
     header: Mapped[dict[str, Any]]
     received_at: Mapped[datetime]
@@ -45,6 +49,8 @@ class ConflictRow(Base):
 
     sop_uid: Mapped[str] = mapped_column(primary_key=True)
     content_hash: Mapped[str] = mapped_column(primary_key=True)
+    study_id: Mapped[str | None] = mapped_column(index=True)
+    patient: Mapped[str | None] = mapped_column(index=True)
     origin: Mapped[str]
     received_at: Mapped[datetime]
 

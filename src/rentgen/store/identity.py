@@ -13,6 +13,8 @@ from sqlalchemy.engine import Connection
 from rentgen.errors import StoreError
 from rentgen.store import audit
 from rentgen.store.database import Database
+from rentgen.store.gateway_rows import answer_place, document_place
+from rentgen.store.gateway_schema import AnswerRow, BatchRow, DocumentRow
 from rentgen.store.schema import AuditHeadRow, FactRow, FeedbackRow, FileRow, ImageRow
 from rentgen.store.sealing import Sealer
 
@@ -34,6 +36,15 @@ class Names:
         """Return 26 characters of a to z and 2 to 7 that stand for a value of a kind; 128 bits."""
         whole = hmac.digest(self._secret, f"{kind}\0{value}".encode("utf-8", "surrogatepass"), hashlib.sha256)
         return base64.b32encode(whole[:16]).decode().rstrip("=").lower()
+
+    def of_study(self, study_instance_uid: str) -> str:
+        """Return the name of a DICOM study."""
+        return self.of("study uid", study_instance_uid)
+
+    def of_patient(self, patient_id: str | None) -> str | None:
+        """Return the name of a patient; None where the PatientID is empty. PS3.5, LO: blanks around it mean nothing."""
+        told = (patient_id or "").strip()
+        return self.of("patient", told) if told else None
 
 
 def random_name() -> str:
@@ -59,7 +70,9 @@ def unlock(database: Database, sealer: Sealer) -> Names:
                 reseal(connection, Sealer(None), sealer)
             facts = _facts(connection)
         database.forget()
-    return Names(_secret(facts, sealer))
+    names = Names(_secret(facts, sealer))
+    _name_batches(database, names)
+    return names
 
 
 def reseal(connection: Connection, old: Sealer, new: Sealer) -> None:
@@ -81,7 +94,36 @@ def reseal(connection: Connection, old: Sealer, new: Sealer) -> None:
         kept = connection.scalars(sa.select(FileRow.data).where(FileRow.image_id == image_id)).one()
         sealed = new.seal(old.open(kept, told), told)
         connection.execute(sa.update(FileRow).where(FileRow.image_id == image_id).values(data=sealed))
+    _reseal_gateway(connection, old, new)
     _write(connection, new, _secret(_facts(connection), old))
+
+
+def _reseal_gateway(connection: Connection, old: Sealer, new: Sealer) -> None:
+    """Write what is under way with another key, one by one: a document may be large."""
+    for uid in connection.scalars(sa.select(AnswerRow.sop_uid)).all():
+        place, mine = answer_place(uid), AnswerRow.sop_uid == uid
+        kept = connection.scalars(sa.select(AnswerRow.content).where(mine)).one()
+        sealed = new.seal(old.open(kept, place), place)
+        connection.execute(sa.update(AnswerRow).where(mine).values(content=sealed))
+    key = (DocumentRow.batch_id, DocumentRow.destination, DocumentRow.number)
+    for batch_id, destination, number in connection.execute(sa.select(*key)).all():
+        place = document_place(batch_id, destination, number)
+        this = sa.and_(key[0] == batch_id, key[1] == destination, key[2] == number)
+        kept = connection.scalars(sa.select(DocumentRow.content).where(this)).one()
+        sealed = new.seal(old.open(kept, place), place)
+        connection.execute(sa.update(DocumentRow).where(this).values(content=sealed))
+
+
+def _name_batches(database: Database, names: Names) -> None:
+    """Name the studies of the gateway's batches that an older version has left."""
+    nameless = sa.select(BatchRow.id, BatchRow.study_uid).where(BatchRow.study_id.is_(None))
+    with database.reading() as connection:
+        if connection.execute(nameless.limit(1)).one_or_none() is None:
+            return
+    with database.writing() as connection:
+        for batch_id, uid in connection.execute(nameless.order_by(BatchRow.id).with_for_update()).all():
+            values = {"study_id": names.of_study(uid)}
+            connection.execute(sa.update(BatchRow).where(BatchRow.id == batch_id).values(**values))
 
 
 def _write(connection: Connection, sealer: Sealer, secret: bytes) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import sqlalchemy as sa
 
-from rentgen.errors import SettingError
+from rentgen.errors import SettingError, StoreError
 from rentgen.records import Radiograph
 from rentgen.records.studies import (
     AuditEntry,
@@ -106,7 +106,7 @@ class Store:
         """
         image_id = self._names.of("image", content_hash)
         uid = study_instance_uid
-        return image_id, self._names.of("study", content_hash) if not uid else self._names.of("study uid", uid)
+        return image_id, self._names.of("study", content_hash) if not uid else self._names.of_study(uid)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -258,14 +258,21 @@ class Store:
         Args:
             study_id: of the study.
             actor: who asks; goes into the trail.
-            files: with the films' bytes, base64, where they are kept.
+            files: with the bytes, base64, of films, where they are kept, and of the gateway's documents.
+
+        Raises:
+            StoreError: neither the store nor the gateway has the study.
         """
         with self._database.writing() as connection:
-            intake.lock_study(connection, study_id)
+            rows = connection.execute(sa.select(StudyRow).where(StudyRow.id == study_id).with_for_update()).all()
+            gateway = export.gateway(connection, self._sealer, study_id, files=files)
+            if not rows and not any(gateway.values()):
+                raise StoreError(f"There is no study {study_id}; it may have been deleted.")
             audit.append(connection, self._sealer, actor, "study.export", study_id)
-            rows = connection.execute(sa.select(StudyRow).where(StudyRow.id == study_id)).all()
-            study = worklist.assemble(connection, self._sealer, rows)[0]
-            told = export.plain(study, audit.about(connection, [study_id, *(i.image_id for i in study.images)]))
+            study = next(iter(worklist.assemble(connection, self._sealer, rows)), None)
+            images = () if study is None else study.images
+            told = export.plain(study_id, study, audit.about(connection, [study_id, *(i.image_id for i in images)]))
+            told["gateway"] = gateway
         if files:
             for image in told["images"]:
                 image["file"] = export.base64_of(self.file(image["image_id"]))
@@ -274,40 +281,52 @@ class Store:
     # -- away ----------------------------------------------------------------------------------------------------------
 
     def delete_study(self, study_id: str, *, actor: Principal) -> None:
-        """Delete a study with its films, predictions and feedback; its lines in the trail stay."""
+        """Delete a study with its films, predictions and feedback, also what the gateway has; its trail stays."""
         with self._database.writing() as connection:
-            erasure.delete(connection, study_id)
-            audit.append(connection, self._sealer, actor, "study.delete", study_id, {"why": "told to"})
+            gone = erasure.delete(connection, study_id, must=True)
+            detail = {"why": "told to"} | gone.detail()
+            audit.append(connection, self._sealer, actor, "study.delete", study_id, detail)
         self._database.forget()
 
     def patient_studies(self, patient_id: str) -> tuple[str, ...]:
-        """Return the studies with a film of a patient, in the order of arrival."""
+        """Return the studies with a film of a patient, in the order of arrival, then those only the gateway has."""
         with self._database.reading() as connection:
-            return erasure.of_patient(connection, self._patient(patient_id))
+            return erasure.of_patient(connection, self._names.of_patient(patient_id))
 
     def delete_patient(self, patient_id: str, *, actor: Principal) -> int:
         """Return how many studies were deleted: all with a film whose PatientID it was."""
-        return self._delete_all(self.patient_studies(patient_id), actor, {"why": "the patient's request"})
+        why = {"why": "the patient's request"}
+        count = self._delete_all(self.patient_studies(patient_id), actor, why)
+        with self._database.writing() as connection:
+            aside = erasure.forget_conflicts(connection, self._names.of_patient(patient_id))
+            if aside:
+                audit.append(connection, self._sealer, actor, "gateway.forget", "gateway", why | {"conflicts": aside})
+        if aside:
+            self._database.forget()
+        return count
 
     def sweep(self, keep_days: int, *, actor: Principal) -> int:
-        """Return how many studies were deleted: all that came more than so many days ago.
+        """Return how many studies were deleted: all that came more than so many days ago, also the gateway's.
 
         Raises:
             SettingError: the days are fewer than one.
         """
         if not 1 <= keep_days <= keys.MOST_DAYS:
             raise SettingError(f"Expected keep_days in [1, {keys.MOST_DAYS}], but got {keep_days}.")
+        limit = datetime.now(UTC) - timedelta(days=keep_days)
         with self._database.reading() as connection:
-            old = erasure.older_than(connection, keep_days)
-        return self._delete_all(old, actor, {"why": "retention", "keep_days": keep_days})
+            old = erasure.older_than(connection, limit)
+        return self._delete_all(old, actor, {"why": "retention", "keep_days": keep_days}, limit)
 
-    def _delete_all(self, study_ids: tuple[str, ...], actor: Principal, detail: Mapping[str, Any]) -> int:
+    def _delete_all(
+        self, study_ids: tuple[str, ...], actor: Principal, why: dict[str, Any], before: datetime | None = None
+    ) -> int:
         count = 0
         for study_id in study_ids:
             # A short transaction for each, so that films keep coming in meanwhile.
             with self._database.writing() as connection:
-                if erasure.delete(connection, study_id, must=False):
-                    audit.append(connection, self._sealer, actor, "study.delete", study_id, detail)
+                if gone := erasure.delete(connection, study_id, before=before):
+                    audit.append(connection, self._sealer, actor, "study.delete", study_id, why | gone.detail())
                     count += 1
         if count:
             self._database.forget()
@@ -362,19 +381,14 @@ class Store:
             keys.revoke(connection, name)
             audit.append(connection, self._sealer, actor, "key.revoke", name)
 
-    def _patient(self, patient_id: str) -> str:
-        # PS3.5, LO: blanks around it mean nothing.
-        return self._names.of("patient", patient_id.strip())
-
     def _arrival(self, film: Radiograph | None, content_hash: str, name: str, data: bytes | None) -> Arrival:
         image_id, study_id = self.ids_for(content_hash, None if film is None else film.study_instance_uid)
-        patient_id = (film.patient_id if film is not None else None) or ""
         return Arrival(
             image_id=image_id,
             study_id=study_id,
             content_hash=content_hash,
             film=film,
             name=name,
-            patient=self._patient(patient_id) if patient_id.strip() else None,
+            patient=None if film is None else self._names.of_patient(film.patient_id),
             data=data if self._keep_files else None,
         )

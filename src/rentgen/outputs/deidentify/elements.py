@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 from rentgen.images.dicom_elements import Syntax
 from rentgen.images.dicom_pixels import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
+from rentgen.outputs.dicom_common import IMPLEMENTATION_UID
 
 # PS3.5 7.1.2: these have two reserved bytes and a length of four.
 _LONG_VRS = frozenset(("OB", "OW", "SQ"))
 _ITEM = 0xFFFEE000
 _META = Syntax()
-_IMPLEMENTATION_UID = "2.25.267884282185048267666396253341432196593"
 
 
 def syntax_of(transfer_syntax_uid: str) -> Syntax:
@@ -63,21 +63,26 @@ def encode_code(value: str, scheme: str, meaning: str, syntax: Syntax) -> bytes:
     )
 
 
-def encode_file(elements: Iterable[bytes], *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
-    """Return a DICOM file: an empty preamble, file meta information that knows nothing, the data set."""
+def encode_head(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
+    """Return how a DICOM file begins: an empty preamble, and file meta information that knows nothing."""
     fields = (
         (0x00020002, sop_class_uid),
         (0x00020003, sop_instance_uid),
         (0x00020010, transfer_syntax),
-        (0x00020012, _IMPLEMENTATION_UID),
+        (0x00020012, IMPLEMENTATION_UID),
     )
     meta = encode(0x00020001, "OB", b"\0\1", _META)
     meta += b"".join(encode(tag, "UI", encode_text([uid], "UI"), _META) for tag, uid in fields)
     meta += encode(0x00020013, "SH", encode_text(["RENTGEN"], "SH"), _META)
+    return b"".join((bytes(128), b"DICM", encode(0x00020000, "UL", struct.pack("<L", len(meta)), _META), meta))
+
+
+def encode_file(elements: Iterable[bytes], *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
+    """Return a DICOM file: how all of them begin, and the data set."""
     body = b"".join(elements)
     if transfer_syntax == DEFLATED:
         deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         body = deflater.compress(body) + deflater.flush()
         body += b"\0" * (len(body) % 2)
-    length = encode(0x00020000, "UL", struct.pack("<L", len(meta)), _META)
-    return b"".join((bytes(128), b"DICM", length, meta, body))
+    head = encode_head(sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, transfer_syntax=transfer_syntax)
+    return head + body
