@@ -140,12 +140,23 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "rentgen", "gateway", *map(str, arguments)]
 
 
-def start(folder: Path, *options: str, wait: bool = True, **given: str) -> Running:
-    """Start a gateway on the configuration in a folder."""
+def start(folder: Path, *options: str, wait: bool = True, code: str | None = None, **given: str) -> Running:
+    """Start a gateway on the configuration in a folder.
+
+    Args:
+        folder: with the configuration.
+        options: of the command.
+        wait: until it listens.
+        code: of Python, that begins it.
+        given: environment.
+    """
+    asked = command("run", "--config", folder / "gateway.toml", "--precision", "f32", *options)
+    if code is not None:
+        asked[1:3] = ["-c", code]
     log = folder / f"run-{len(list(folder.glob('run-*.log')))}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command("run", "--config", folder / "gateway.toml", "--precision", "f32", *options),
+            asked,
             stdout=stream,
             stderr=stream,
             env=environment(folder, **given),
@@ -164,9 +175,9 @@ def start(folder: Path, *options: str, wait: bool = True, **given: str) -> Runni
 
 
 @contextmanager
-def gateway(folder: Path, *options: str, **given: str) -> Iterator[Running]:
+def gateway(folder: Path, *options: str, code: str | None = None, **given: str) -> Iterator[Running]:
     """Run a gateway until the block ends."""
-    running = start(folder, *options, **given)
+    running = start(folder, *options, code=code, **given)
     try:
         yield running
     finally:

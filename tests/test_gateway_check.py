@@ -31,7 +31,7 @@ def test_all_is_well(tmp_path: Path) -> None:
         )
         results = check_all(config)
     assert [result for result in results if not result.ok] == []
-    assert list(by_name(results)) == ["disk", "database", "pacs"]
+    assert list(by_name(results)) == ["disk", "database", "destination pacs"]
 
 
 def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path) -> None:
     assert not any(result.ok for result in results.values())
     assert "min_free_mb" in results["disk"].detail
     assert "gateway.database" in results["database"].detail
-    assert "check host, port" in results["pacs"].detail
+    assert "check host, port" in results["destination pacs"].detail
     assert "not reached" in results["web"].detail
 
 

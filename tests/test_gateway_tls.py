@@ -232,7 +232,7 @@ def test_the_check_names_certificates_and_peers(authorities: tuple[Authority, Au
     assert "expires in 2 days" in found["certificate of gateway"]
     assert "has expired" in found["certificate of pacs"]
     assert "cannot be read" in found["certificate of broken"]
-    assert "cannot be read" in found["broken"]
+    assert "cannot be read" in found["destination broken"]
 
 
 def test_who_does_not_speak_tls_is_named(authorities: tuple[Authority, Authority]) -> None:

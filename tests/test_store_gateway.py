@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,17 +203,20 @@ def test_export_tells_what_the_gateway_has(store: Store, queue: Queue) -> None:
             "origin": "pacs",
             "header": {"a": 1},
             "received_at": "2026-03-04T05:06:07.000000+00:00",
+            "answer": base64.b64encode(f"answer {MARK}".encode()).decode(),
         }
     ]
     (document,) = batch["documents"]
     assert (document["destination"], document["kind"], document["uid"]) == ("ris0", Kind.HL7, "1.2.771.1.9")
-    assert document["content"]
+    assert base64.b64decode(document["content"]) == f"{MARK} 1.2.771.1".encode()
     assert [each["content_hash"] for each in told["gateway"]["conflicts"]] == [held(1, content="other").content_hash]
     assert [entry["action"] for entry in told["audit"]] == ["gateway.receive", "study.export"]
     assert analysed(store, held(1)) == study_id
     told = store.export_study(study_id, actor=ADMIN, files=False)
     assert len(told["images"]) == len(told["gateway"]["batches"]) == 1
-    assert "content" not in told["gateway"]["batches"][0]["documents"][0]
+    (batch,) = told["gateway"]["batches"]
+    assert "content" not in batch["documents"][0]
+    assert "answer" not in batch["objects"][0]
     with pytest.raises(StoreError, match="There is no study"):
         store.export_study("nothing", actor=ADMIN)
 

@@ -51,7 +51,10 @@ def check_all(config: GatewayConfig, *, key: str | None = None, now: datetime | 
         return results
     # One peer that is silent costs its time limit, and so do ten.
     with ThreadPoolExecutor(min(len(looks), _AT_ONCE)) as pool:
-        return results + list(pool.map(lambda look: look(), looks))
+        answers = list(pool.map(lambda look: look(), looks))
+    # A PACS is often both, under one name.
+    kinds = ["destination"] * len(config.destinations) + ["source"] * len(config.sources)
+    return results + [replace(each, name=f"{kind} {each.name}") for kind, each in zip(kinds, answers, strict=True)]
 
 
 def check_destination(destination: Destination, config: GatewayConfig) -> CheckResult:

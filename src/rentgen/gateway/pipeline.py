@@ -77,14 +77,15 @@ class Steps:
             return False
         if self._is_given_up(job):
             return True
-        started = time.monotonic()
+        started = renewed = time.monotonic()
         answers = {}
         try:
             for held in self._films(job):
                 answers[held.sop_instance_uid] = self._analyst.analyse(held, self._route(held))
-                passed = now + timedelta(seconds=time.monotonic() - started)
-                if not self._queue.renew(job, passed, LEASE_S):
-                    return True
+                if time.monotonic() - renewed > LEASE_S / 10:
+                    renewed = time.monotonic()
+                    if not self._queue.renew(job, now + timedelta(seconds=renewed - started), LEASE_S):
+                        return True
         except (RentgenError, OSError) as error:
             self._put_off(job, now, error)
             return True
@@ -154,7 +155,7 @@ class Deliveries:
         if job is None:
             return False
         if self._dry_run:
-            self._queue.finish(job, now)
+            self._queue.finish(job, now, dry_run=True)
             return True
         sender = self._senders.get(job.destination)
         if sender is None:

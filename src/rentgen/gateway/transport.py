@@ -37,6 +37,8 @@ LOOPBACK = ("127.0.0.0/8", "::1")
 LONGEST_PDU = 1 << 20
 """Bytes that a PDU may claim; we ask peers for far shorter ones."""
 _LONGEST_COMMAND = 1 << 16
+_OVER = "Sta13"
+"""The association was released, rejected or aborted; the peer is to close the connection (PS3.8, 9.2)."""
 _LONGEST_IN_MEMORY = 4 << 20
 
 
@@ -268,6 +270,9 @@ class _GuardedSocket(AssociationSocket):
         Raises:
             OSError: too much, or too late; the association ends.
         """
+        if self.assoc.dul.state_machine.current_state == _OVER:
+            # Each word more would be answered with an abort, and logged, for as long as the peer likes to talk.
+            return bytearray()
         if nr_bytes > LONGEST_PDU:
             raise OSError(f"a PDU claims more than {LONGEST_PDU} bytes")
         self._check_message()

@@ -14,8 +14,8 @@ from sqlalchemy.orm import aliased
 
 from rentgen.records.studies import AuditEntry, Feedback, StoredImage, StoredPrediction, Study
 from rentgen.store import erasure
-from rentgen.store.gateway_rows import document_place
-from rentgen.store.gateway_schema import BatchRow, ConflictRow, DocumentRow, ObjectRow
+from rentgen.store.gateway_rows import answer_place, document_place
+from rentgen.store.gateway_schema import AnswerRow, BatchRow, ConflictRow, DocumentRow, ObjectRow
 from rentgen.store.rows import to_feedback, to_image, to_prediction
 from rentgen.store.schema import FeedbackRow, ImageRow, PredictionRow
 from rentgen.store.sealing import Sealer
@@ -48,7 +48,7 @@ def gateway(connection: Connection, sealer: Sealer, study_id: str, *, files: boo
         connection: of the transaction.
         sealer: of the store.
         study_id: of the study.
-        files: with the documents' bytes, base64.
+        files: with the bytes, base64, of answers and documents.
     """
     batches = connection.execute(sa.select(BatchRow).where(erasure.batches_of(study_id)).order_by(BatchRow.id)).all()
     aside = sa.select(ConflictRow).where(ConflictRow.study_id == study_id).order_by(ConflictRow.received_at)
@@ -66,6 +66,11 @@ def _batch(connection: Connection, sealer: Sealer, batch: sa.Row[Any], files: bo
     documents = connection.execute(sa.select(DocumentRow).where(DocumentRow.batch_id == batch.id).order_by(*key))
     told = _picked(batch, "study_uid", "first_at", "last_at", "done_at")
     told["objects"] = [_picked(row, "sop_uid", "content_hash", "origin", "header", "received_at") for row in objects]
+    if files:
+        answers = {row.sop_uid: row.content for row in connection.execute(_answers(batch.id))}
+        for known in told["objects"]:
+            content, place = answers.get(known["sop_uid"]), answer_place(known["sop_uid"])
+            known["answer"] = None if content is None else base64_of(sealer.open(content, place))
     told["documents"] = []
     for row in documents:
         document = _picked(row, "destination", "kind", "media_type", "uid", "name")
@@ -74,6 +79,11 @@ def _batch(connection: Connection, sealer: Sealer, batch: sa.Row[Any], files: bo
             document["content"] = base64_of(sealer.open(row.content, place))
         told["documents"].append(document)
     return told
+
+
+def _answers(batch_id: int) -> sa.Select[Any]:
+    mine = sa.select(ObjectRow.sop_uid).where(ObjectRow.batch_id == batch_id)
+    return sa.select(AnswerRow).where(AnswerRow.sop_uid.in_(mine))
 
 
 def _picked(row: sa.Row[Any], *names: str) -> dict[str, Any]:
