@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import httpx
+import pytest
 from made import dicom, film
 from pynetdicom.dimse_primitives import C_STORE
 from serving import tiny_bundle
 
+from rentgen.cli import main
 from rentgen.gateway.intake import Taken
 from rentgen.gateway.nouns import Header
 from rentgen.gateway.transport import Caller
@@ -30,6 +34,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 _LISTENS = re.compile(r"listens on 127\.0\.0\.1:(\d+)")
 _HTTP = re.compile(r"and on 127\.0\.0\.1:(\d+)")
 _START_S = 60.0
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
@@ -140,7 +145,9 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "rentgen", "gateway", *map(str, arguments)]
 
 
-def start(folder: Path, *options: str, wait: bool = True, code: str | None = None, **given: str) -> Running:
+def start(
+    folder: Path, *options: str, wait: bool = True, code: str | None = None, given: Mapping[str, str] = NOTHING
+) -> Running:
     """Start a gateway on the configuration in a folder.
 
     Args:
@@ -175,9 +182,11 @@ def start(folder: Path, *options: str, wait: bool = True, code: str | None = Non
 
 
 @contextmanager
-def gateway(folder: Path, *options: str, code: str | None = None, **given: str) -> Iterator[Running]:
+def gateway(
+    folder: Path, *options: str, code: str | None = None, given: Mapping[str, str] = NOTHING
+) -> Iterator[Running]:
     """Run a gateway until the block ends."""
-    running = start(folder, *options, code=code, **given)
+    running = start(folder, *options, code=code, given=given)
     try:
         yield running
     finally:
@@ -220,7 +229,8 @@ def uids(study: int, number: int = 1) -> dict[str, str]:
 
 def made(study: int, number: int = 1, *, size: tuple[int, int] = (80, 70), **values: object) -> bytes:
     """Return a small film."""
-    return dicom(film(*size, seed=1000 * study + number), **(uids(study, number) | values))
+    told: dict[str, Any] = uids(study, number) | values
+    return dicom(film(*size, seed=1000 * study + number), **told)
 
 
 def c_store(
@@ -275,3 +285,35 @@ class Archive:
 
     def holds(self, sop_instance_uid: str) -> bool:
         return any(each.sop_instance_uid == sop_instance_uid for each in self.headers)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        """Both streams as one line, since tables and long lines wrap."""
+        return " ".join((self.out + " " + self.err).split())
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line's door, in this process: one of its own would take seconds."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: object) -> Done:
+        self.monkeypatch.setattr(sys, "argv", ["rentgen", *map(str, arguments)])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        code = stop.value.code
+        found = Done(code if isinstance(code, int) else 0 if code is None else 1, *self.capsys.readouterr())
+        assert "Traceback" not in found.err
+        return found

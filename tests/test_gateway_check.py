@@ -43,7 +43,7 @@ def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path) -> None:
     assert "min_free_mb" in results["disk"].detail
     assert "gateway.database" in results["database"].detail
     assert "check host, port" in results["destination pacs"].detail
-    assert "not reached" in results["web"].detail
+    assert "not reached" in results["source web"].detail
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

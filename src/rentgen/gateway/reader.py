@@ -10,6 +10,7 @@ import gc
 import hashlib
 import io
 import os
+import signal
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ _REMEMBERED = 2
 _REPORTED = frozenset({Kind.PDF, Kind.FHIR})
 """Documents that hold the PDF report."""
 _DRAWN = _REPORTED | {Kind.SECONDARY_CAPTURE}
+_DAMAGED = "the film was damaged after it arrived; send it again"
 OUT_OF_MEMORY = 77
 """Exit code of a reader whose film wanted more memory than it may cost."""
 
@@ -78,21 +80,20 @@ class Reader:
         raise ValueError("Expected one of read, encode, prove.")
 
     def _read(self, path: Path, content_hash: str, model: str, refused: str) -> Reading:
-        data = path.read_bytes()
-        now = datetime.now(UTC)
-        if hashlib.sha256(data).hexdigest() != content_hash:
-            return Reading(now, model, not_analysed="the film was damaged after it arrived; send it again")
+        data, now = path.read_bytes(), datetime.now(UTC)
         try:
             source = _source_of(data)
         except InputError as error:
-            return Reading(now, model, not_analysed=error.reason)
+            return Reading(now, model, not_analysed=_reason(data, content_hash, error.reason))
         if refused:
             return Reading(now, model, source, not_analysed=refused)
         predictor = self._predictors[model]
         answer = analyse(data, predictor, maps=True)
-        if answer.film is None or answer.error is not None:
+        if answer.film is None:
             reason = "it cannot be read" if answer.error is None else answer.error.reason
-            return Reading(now, model, source, not_analysed=reason)
+            return Reading(now, model, source, not_analysed=_reason(data, content_hash, reason))
+        if answer.film.content_hash != content_hash:
+            return Reading(now, model, source, not_analysed=_DAMAGED)
         self._remember(content_hash, answer.film)
         stored = describe(
             answer.prediction,
@@ -135,6 +136,11 @@ class Reader:
         self._recent[content_hash] = film.pixels
         while len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
+
+
+def _reason(data: bytes, content_hash: str, reason: str) -> str:
+    """Return why a film has no answer: what is wrong with it, or that it is not the one that was kept."""
+    return reason if hashlib.sha256(data).hexdigest() == content_hash else _DAMAGED
 
 
 def _source_of(data: bytes) -> SourceImage:
@@ -214,6 +220,9 @@ def _reading_from(stream: BinaryIO) -> Json:
 
 def main() -> None:
     """Serve requests until standard input ends; the first one says with what."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Ctrl-C, and a service manager, tell all processes to stop; the gateway ends this one when its film is done.
+        signal.signal(number, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     first = _reading_from(requests)
     confine.die_with(int(first["parent"]))

@@ -19,6 +19,7 @@ from rentgen.store.gateway import Held, Queue
 
 OBJECTS = "objects"
 """Folder in the spool for what was kept for good."""
+_ASIDE = "gone-"
 _BLOCK = 1 << 20
 _ROOMS = ("stow-*", "pull-*")
 """Folders in the spool for what is on its way."""
@@ -30,6 +31,9 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / OBJECTS
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for aside in self._folder.glob(f"{_ASIDE}*"):
+            # Whoever swept here was killed.
+            aside.replace(self._folder / aside.name.removeprefix(_ASIDE))
 
     def take(self, path: Path) -> str:
         """Return the SHA-256 of a file on the same disk, which was moved here and will survive a power cut.
@@ -64,7 +68,7 @@ class Spool:
 
     def _drop(self, path: Path, before: float) -> bool:
         """Return whether a file was deleted; not one that has come again since it was found old."""
-        aside = path.with_name(f"gone-{path.name}")
+        aside = path.with_name(f"{_ASIDE}{path.name}")
         # Looked at where nobody replaces it any more: its sender may have been told meanwhile that it is here.
         path.replace(aside)
         if aside.stat().st_mtime < before:

@@ -20,6 +20,8 @@ from rentgen.store import audit, gateway_people, identity
 from rentgen.store.database import Database, insert_new
 from rentgen.store.gateway_nouns import Batch, Counts, DeadLetter, Held, Job, Receipt, State, Step
 from rentgen.store.gateway_rows import (
+    CLAIM,
+    DUE,
     add_document,
     add_job,
     answer_place,
@@ -135,9 +137,7 @@ class Queue:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def claim(
-        self, step: Step, now: datetime, lease_s: float, *, without: Sequence[str] = (), first: Sequence[int] = ()
-    ) -> Job | None:
+    def claim(self, step: Step, now: datetime, lease_s: float, *, without: Sequence[str] = ()) -> Job | None:
         """Return a step that is due, leased for so many seconds; None where there is none.
 
         Args:
@@ -145,24 +145,15 @@ class Queue:
             now: the time.
             lease_s: longer than the step can take.
             without: destinations to leave alone.
-            first: batches to prefer; the oldest due step otherwise.
         """
-        due = sa.select(JobRow).where(
-            JobRow.step == str(step),
-            JobRow.state.in_([str(State.WAITING), str(State.LEASED)]),
-            JobRow.due_at <= now,
-            JobRow.destination.not_in(list(without)),
-        )
-        preferred = sa.case((JobRow.batch_id.in_(list(first)), 0), else_=1)
-        due = due.order_by(preferred, JobRow.due_at, JobRow.id).limit(1).with_for_update(skip_locked=True)
+        wanted = {"step_": str(step), "now": now, "without": list(without)}
         with self._database.writing() as connection:
-            row = connection.execute(due).one_or_none()
+            row = connection.execute(DUE, wanted).one_or_none()
             if row is None:
                 return None
             lease = secrets.token_urlsafe(16)
             values = {"state": str(State.LEASED), "lease": lease, "attempts": row.attempts + 1}
-            values["due_at"] = now + timedelta(seconds=lease_s)
-            connection.execute(sa.update(JobRow).where(JobRow.id == row.id).values(**values))
+            connection.execute(CLAIM, values | {"id_": row.id, "due_at": now + timedelta(seconds=lease_s)})
             return Job(row.id, row.batch_id, step, row.destination, row.attempts + 1, lease)
 
     def renew(self, job: Job, now: datetime, lease_s: float) -> bool:

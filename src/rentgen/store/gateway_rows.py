@@ -15,6 +15,32 @@ from rentgen.store.gateway_nouns import Job, State, Step
 from rentgen.store.gateway_schema import BatchRow, DocumentRow, JobRow, ObjectRow
 from rentgen.store.sealing import Sealer
 
+# Statements are built once: building one takes longer than SQLite takes to run it.
+_UID: sa.BindParameter[str] = sa.bindparam("uid")
+_ID: sa.BindParameter[int] = sa.bindparam("id_")
+_CONTENT = sa.select(ObjectRow.content_hash).where(ObjectRow.sop_uid == _UID)
+_OPEN = sa.select(BatchRow.id).where(BatchRow.open_uid == _UID)
+_TOUCH = sa.update(BatchRow).where(BatchRow.open_uid == _UID)
+_STUDY = sa.select(BatchRow.study_id).where(BatchRow.id == _ID)
+_LOCK = sa.select(BatchRow.id).where(BatchRow.id == _ID).with_for_update()
+_LEFT = sa.select(JobRow.id).where(JobRow.batch_id == _ID, JobRow.state != str(State.DONE)).limit(1)
+_DONE = sa.update(BatchRow).where(BatchRow.id == _ID)
+_MINE = sa.update(JobRow).where(JobRow.id == _ID, JobRow.lease == sa.bindparam("held"))
+DUE = (
+    sa.select(JobRow)
+    .where(
+        JobRow.step == sa.bindparam("step_"),
+        JobRow.state.in_([str(State.WAITING), str(State.LEASED)]),
+        JobRow.due_at <= sa.bindparam("now"),
+        JobRow.destination.not_in(sa.bindparam("without", expanding=True)),
+    )
+    .order_by(JobRow.due_at, JobRow.id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+"""The oldest due step: of `step_`, at `now`, `without` some destinations."""
+CLAIM = sa.update(JobRow).where(JobRow.id == _ID)
+
 MOST_REASON = 500
 """Characters that are kept of a reason."""
 
@@ -31,18 +57,17 @@ def document_place(batch_id: int, destination: str, number: int) -> str:
 
 def content_of(connection: Connection, sop_uid: str) -> str | None:
     """Return the content hash of an object; None where it was not received."""
-    return connection.scalar(sa.select(ObjectRow.content_hash).where(ObjectRow.sop_uid == sop_uid))
+    return connection.scalar(_CONTENT, {"uid": sop_uid})
 
 
 def open_batch(connection: Connection, study_uid: str, study_id: str, now: datetime) -> int:
     """Return the study's open batch, made where there is none; nobody closes it before this transaction ends."""
     fresh = {"study_uid": study_uid, "study_id": study_id, "open_uid": study_uid, "first_at": now, "last_at": now}
     insert_new(connection, BatchRow, fresh | {"done_at": None})
-    mine = BatchRow.open_uid == study_uid
     # The change locks the row: where another process closes the batch at this moment, none is left, and one is made.
-    if not connection.execute(sa.update(BatchRow).where(mine).values(last_at=now)).rowcount:
+    if not connection.execute(_TOUCH, {"uid": study_uid, "last_at": now}).rowcount:
         insert_new(connection, BatchRow, fresh | {"done_at": None})
-    found = connection.scalar(sa.select(BatchRow.id).where(mine))
+    found = connection.scalar(_OPEN, {"uid": study_uid})
     if found is None:
         raise StoreError("Expected an open batch of the study, but it was closed meanwhile. Send the object again.")
     return found
@@ -50,7 +75,7 @@ def open_batch(connection: Connection, study_uid: str, study_id: str, now: datet
 
 def study_of(connection: Connection, batch_id: int) -> str:
     """Return the store's own name of the study of a batch; empty where the batch is gone."""
-    return connection.scalar(sa.select(BatchRow.study_id).where(BatchRow.id == batch_id)) or ""
+    return connection.scalar(_STUDY, {"id_": batch_id}) or ""
 
 
 def add_job(connection: Connection, batch_id: int, step: Step, destination: str, now: datetime) -> None:
@@ -81,17 +106,15 @@ def end(connection: Connection, job: Job, state: State, reason: str = "", due_at
     values: dict[str, Any] = {"state": str(state), "lease": None, "reason": reason[:MOST_REASON]}
     if due_at is not None:
         values["due_at"] = due_at
-    mine = sa.update(JobRow).where(JobRow.id == job.job_id, JobRow.lease == job.lease)
-    return connection.execute(mine.values(**values)).rowcount == 1
+    return connection.execute(_MINE, values | {"id_": job.job_id, "held": job.lease}).rowcount == 1
 
 
 def complete(connection: Connection, batch_id: int, now: datetime) -> None:
     """Note when a batch has no step left."""
     # Two last deliveries at once would each see the other's as not yet done: they queue at the batch.
-    connection.execute(sa.select(BatchRow.id).where(BatchRow.id == batch_id).with_for_update())
-    left = sa.select(JobRow.id).where(JobRow.batch_id == batch_id, JobRow.state != str(State.DONE)).limit(1)
-    if connection.scalar(left) is None:
-        connection.execute(sa.update(BatchRow).where(BatchRow.id == batch_id).values(done_at=now))
+    connection.execute(_LOCK, {"id_": batch_id})
+    if connection.scalar(_LEFT, {"id_": batch_id}) is None:
+        connection.execute(_DONE, {"id_": batch_id, "done_at": now})
 
 
 def count_of(connection: Connection, query: sa.Select[Any]) -> int:
