@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ import httpx
 import numpy as np
 import pytest
 from made import dicom, film, film8, png
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from serving import Serving, serving, tiny_bundle
 
 from rentgen import bundle as bundles
 from rentgen.data.listing import list_images
 from rentgen.engine.predictor import Predictor
 from rentgen.evaluate.compare import compare
-from rentgen.images.phantom import write_set
+from rentgen.images.phantom import Finding, draw, to_png, write_set
 from rentgen.images.read import read
 from rentgen.learn.training import TrainingPlan, train
 from rentgen.records import PatientSource
@@ -151,6 +152,27 @@ def test_the_films_are_the_films_and_nobody_is_named(exported: Path) -> None:
     assert [row["label"] for row in left] == [""]
 
 
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
+def test_a_film_with_words_in_its_picture_is_held_back(tmp_path: Path) -> None:
+    drawn = to_png(draw(Finding.NORMAL, np.random.default_rng(3)))
+    picture = Image.open(io.BytesIO(drawn)).copy()
+    font = ImageFont.load_default(picture.height / 20)
+    ImageDraw.Draw(picture).text((picture.width // 8, picture.height // 20), "DOE JANE 1940", 255, font)
+    films = {"words": png(picture), "marked": dicom(film(90, 80), BurnedInAnnotation="YES"), "clean": PNGS[0]}
+    with serving(tmp_path, key=KEY, keep_files=True) as running, running.client() as client:
+        images = {}
+        for name, data in films.items():
+            study = client.post("/v1/studies", files={"films": (f"{name}.png", data)}).json()["studies"][0]
+            images[name] = study["images"][0]["id"]
+            assert _say(client, images[name], agree=False, label=CLASSES[0]).status_code == 201
+        answer = client.get("/v1/feedback/export")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        held = list(csv.DictReader(io.StringIO(archive.read("held-back.csv").decode())))
+        given = [name for name in archive.namelist() if name.endswith(".png")]
+    assert [row["path"] for row in held] == [images["words"], images["marked"]]
+    assert given == [f"films/{images['clean']}.png"]
+
+
 def test_rentgen_trains_on_it(exported: Path, small_recipe: Any, tmp_path: Path) -> None:  # noqa: ANN401
     rows = _rows(exported / "feedback.csv")
     assert rows[-1]["label"] == "OTHER"
@@ -177,7 +199,7 @@ def test_without_kept_films_the_words_remain(tmp_path: Path) -> None:
         assert _say(client, study["images"][0]["id"], agree=True).status_code == 201
         answer = client.get("/v1/feedback/export")
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
-        assert set(archive.namelist()) == {"feedback.csv", "without-films.csv"}
+        assert set(archive.namelist()) == {"feedback.csv", "without-films.csv", "held-back.csv"}
         (row,) = csv.DictReader(io.StringIO(archive.read("without-films.csv").decode()))
     assert row["label"] == row["model_label"] == study["predictions"][0]["label"]
     assert row["agree"] == "True"

@@ -18,8 +18,10 @@ from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from rentgen.errors import InputError, SettingError
+from rentgen.errors import InputError, PeerError, SettingError
 from rentgen.images.read import Limits, read
+from rentgen.outputs.deidentify.burned_in import Tesseract
+from rentgen.outputs.deidentify.dataset import CountWords, find_words
 from rentgen.service.api import Admin, Physician, Reader
 from rentgen.service.cloud import DeskOf
 from rentgen.service.headers import REPORT_POLICY
@@ -179,10 +181,16 @@ async def report(desk: DeskOf, _: Reader, name: Word) -> Response:
     responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def export_feedback(desk: DeskOf, who: Admin) -> Response:
-    """Return a zip: `feedback.csv` and, where films are kept, the films as PNG: pixels only, no header, no names."""
+    """Return a zip: `feedback.csv` and, where films are kept, the films as PNG: pixels only, no header, no names.
+
+    A film in whose picture words may stand is held back, and listed in `held-back.csv`: by its DICOM header and, where
+    tesseract is installed, by reading it. Where it is not, look at the films before you hand them on.
+    """
     store = desk.kept()
     await asyncio.to_thread(store.audit, who, "feedback.export", "all")
-    file = await asyncio.to_thread(pack_feedback, store, desk.limits)
+    found = await asyncio.to_thread(Tesseract.find)
+    look = None if found is None else found.count_words
+    file = await asyncio.to_thread(pack_feedback, store, desk.limits, look)
     return StreamingResponse(
         _chunks(file),
         media_type="application/zip",
@@ -196,14 +204,19 @@ def _chunks(file: io.BufferedIOBase | Any) -> Iterator[bytes]:  # noqa: ANN401
             yield chunk
 
 
-def pack_feedback(store: Store, limits: Limits) -> Any:  # noqa: ANN401
+def pack_feedback(store: Store, limits: Limits, count_words: CountWords | None = None) -> Any:  # noqa: ANN401
     """Return an open temporary file with the zip, at its beginning.
 
-    Only films whose class a physician has said, and whose file is kept, have a row in `feedback.csv`; the others are in
-    `without-films.csv`, so that nothing is lost silently.
+    Only films whose class a physician has said, and whose file is kept, have a row in `feedback.csv`; films in whose
+    picture words may stand are in `held-back.csv`, the others in `without-films.csv`: nothing is lost silently.
+
+    Args:
+        store: with feedback.
+        limits: on what a film may ask for.
+        count_words: reads pictures; None leaves words in them unseen, but for what headers say.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115
-    with_films, without = _Table(), _Table()
+    with_films, without, held_back = _Table(), _Table(), _Table()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for image, stored, feedback in store.all_feedback():
             path = f"films/{image.image_id}.png"
@@ -223,13 +236,19 @@ def pack_feedback(store: Store, limits: Limits) -> Any:  # noqa: ANN401
                 without.add(row)
                 continue
             try:
-                archive.writestr(path, encode_film(read(data, name=image.image_id, limits=limits)))
-            except InputError:
+                film = read(data, name=image.image_id, limits=limits)
+                words = find_words(data, film, count_words, allow_derived=True, limits=limits)
+            except (InputError, PeerError):
                 without.add(row)
                 continue
+            if words is not None:
+                held_back.add((image.image_id, *row[1:]))
+                continue
+            archive.writestr(path, encode_film(film))
             with_films.add(row)
         archive.writestr("feedback.csv", with_films.text())
         archive.writestr("without-films.csv", without.text())
+        archive.writestr("held-back.csv", held_back.text())
     file.seek(0)
     return file
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
@@ -32,7 +33,7 @@ from rentgen.outputs.deidentify.profile import (
     Rule,
 )
 from rentgen.outputs.deidentify.pseudonyms import Pseudonyms
-from rentgen.records import UInt8
+from rentgen.records import Radiograph, UInt8
 
 CountWords = Callable[[UInt8], int]
 
@@ -115,17 +116,11 @@ def deidentify(
     shown = read(data, name=source, limits=limits)
     header = open_header(data, source, limits, stop=PIXEL_DATA)
     _refuse_kind(header)
-    reason = suspect(header, allow_derived=allow_derived)
-    if reason is not None:
-        raise UnsupportedImageError(source, reason)
     pixel_format = check_format(header)
     refuse_hidden(header, pixel_format)
-    if count_words is not None:
-        stored = decode(header, pixel_format)
-        for picture in pictures(to_uint8(shown.pixels), stored.values()[stored.codes]):
-            words = count_words(picture)
-            if words:
-                raise UnsupportedImageError(source, f"words may be burned into the picture: {words} were read")
+    reason = find_words(data, shown, count_words, source=source, allow_derived=allow_derived, limits=limits)
+    if reason is not None:
+        raise UnsupportedImageError(source, reason)
     # A film that names no patient is a patient of its own, with all of its study.
     patient_id = shown.patient_id or f"study {shown.study_instance_uid}"
     film = _Film(
@@ -141,6 +136,45 @@ def deidentify(
     if (again.pixel_hash, again.spacing_mm) != (shown.pixel_hash, shown.spacing_mm):
         raise UnsupportedImageError(source, "what says how the film is shown is unusual, and may not be kept")
     return found
+
+
+def find_words(
+    data: bytes,
+    shown: Radiograph,
+    count_words: CountWords | None,
+    *,
+    source: str = "the bytes given",
+    allow_derived: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> str | None:
+    """Return why words may lie in a film's picture, by its header or read there; None where nothing says so.
+
+    Args:
+        data: the file, DICOM or another.
+        shown: what `images.read.read` returned for it.
+        count_words: as for `deidentify`.
+        source: likewise.
+        allow_derived: likewise.
+        limits: likewise.
+
+    Raises:
+        PeerError: `count_words` failed.
+    """
+    values = shown.pixels.astype(np.int64)
+    if is_dicom(data[:512]):
+        header = open_header(data, source, limits, stop=PIXEL_DATA)
+        reason = suspect(header, allow_derived=allow_derived)
+        if reason is not None or count_words is None:
+            return reason
+        stored = decode(header, check_format(header))
+        values = stored.values()[stored.codes]
+    if count_words is None:
+        return None
+    for picture in pictures(to_uint8(shown.pixels), values):
+        words = count_words(picture)
+        if words:
+            return f"words may be burned into the picture: {words} were read"
+    return None
 
 
 def _refuse_kind(header: Header) -> None:
