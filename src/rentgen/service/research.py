@@ -12,7 +12,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Path as PathParameter
@@ -21,7 +21,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from rentgen.errors import InputError, PeerError, SettingError
 from rentgen.images.read import Limits, read
 from rentgen.outputs.deidentify.burned_in import Tesseract
-from rentgen.outputs.deidentify.dataset import CountWords, find_words
 from rentgen.service.api import Admin, Physician, Reader
 from rentgen.service.cloud import DeskOf
 from rentgen.service.headers import REPORT_POLICY
@@ -30,6 +29,9 @@ from rentgen.service.problems import Problem, responses
 from rentgen.service.schemas import Shape
 from rentgen.settings import Settings
 from rentgen.store.studies import Store
+
+if TYPE_CHECKING:
+    from rentgen.outputs.deidentify.dataset import CountWords
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["research"])
@@ -215,6 +217,9 @@ def pack_feedback(store: Store, limits: Limits, count_words: CountWords | None =
         limits: on what a film may ask for.
         count_words: reads pictures; None leaves words in them unseen, but for what headers say.
     """
+    # It brings the standard's tables along, half a second that a start need not wait for.
+    from rentgen.outputs.deidentify.dataset import find_words
+
     file = tempfile.TemporaryFile()  # noqa: SIM115
     with_films, without, held_back = _Table(), _Table(), _Table()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
