@@ -82,7 +82,7 @@ def test_documents_of_a_reader_are_those_of_the_library(sandbox: Sandbox, bundle
     reading = sandbox.read(one, model=bundle)
     made = sandbox.encode([(one, reading)], Destination("pacs", Wire.DIMSE, DICOM_KINDS))
     assert [each.kind for each in made] == list(DICOM_KINDS)
-    (result,) = results([reading], sandbox.open())
+    (result,) = results([reading])
     (report,) = documents(result, [Kind.STRUCTURED_REPORT], Extras())
     assert made[0].content == report.content
     for each in made:
@@ -107,7 +107,7 @@ def test_films_of_two_kinds_make_one_result_where_one_model_speaks(
 def test_a_reader_is_bound(sandbox: Sandbox) -> None:
     assert sandbox.prove() == ()
     # The same questions, asked where nothing is bound.
-    assert len(confine.escapes()) == 4
+    assert set(confine.escapes()) > {"open a connection", "start a program", "delete a file", "write a file"}
 
 
 @pytest.mark.parametrize("name", [*BOMBS, "truncated", "two more"])

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import kept
@@ -21,6 +22,7 @@ from kept import ADMIN, KEY, add
 from rentgen.errors import MissingExtraError, SettingError, StoreError
 from rentgen.records.studies import Role
 from rentgen.store import migrations
+from rentgen.store.database import Database
 from rentgen.store.schema import HEAD, Base
 from rentgen.store.studies import Store
 
@@ -58,6 +60,7 @@ def test_an_open_store_is_opened_again(url: str) -> None:
 
 OPENER = """
 import sys
+from contextlib import closing
 from rentgen.store.studies import Store
 sys.stdin.readline()
 store = Store.open(sys.argv[1])
@@ -237,3 +240,22 @@ def test_a_lesser_role_does_for_the_service(request: pytest.FixtureRequest) -> N
         with pytest.raises(sa.exc.ProgrammingError, match=r"permission denied|must be owner"):
             kept.run(lesser, forbidden)
     kept.run(url, "DROP OWNED BY rentgen_service", "DROP ROLE rentgen_service")
+
+
+def test_another_process_that_looks_does_not_take_the_log_of_two_connections_away(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    code = "import sys; from rentgen.store.database import Database; Database.open(sys.argv[1]).close()"
+    one, two = Database.open(url), Database.open(url)
+    try:
+        for database in (one, two):
+            with database.writing() as connection:
+                connection.execute(sa.text("CREATE TABLE IF NOT EXISTS kept (word TEXT)"))
+                connection.execute(sa.text("INSERT INTO kept VALUES ('before')"))
+            subprocess.run([sys.executable, "-c", code, url], check=True, timeout=60)
+        with two.writing() as connection:
+            connection.execute(sa.text("INSERT INTO kept VALUES ('after')"))
+    finally:
+        two.close()
+        one.close()
+    with closing(sqlite3.connect(tmp_path / "two.db")) as plain:
+        assert plain.execute("SELECT count(*) FROM kept").fetchone() == (3,)

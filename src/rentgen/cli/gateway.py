@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,6 +43,7 @@ ConfigOption = Annotated[
 ]
 CONFIG = Path("gateway.toml")
 _ALARM_S = 900.0
+_LOOK_S = 0.2
 
 
 @gateway_app.command()
@@ -79,9 +80,9 @@ def run(
     configure(load().log_format)
     if dry_run is not None:
         told = replace(told, dry_run=dry_run)
-    stop = threading.Event()
+    signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: signals.append(number))
     with Gateway(told, key=key, precision=precision) as gateway:
         err.print(f"Rentgen's gateway {told.ae_title} listens on {told.host}:{gateway.port} (DICOM)", highlight=False)
         if gateway.http_port is not None:
@@ -91,7 +92,9 @@ def run(
         err.print(DISCLAIMER, style="dim")
         # What was loaded stays: the garbage collector need not walk through it again and again.
         gc.freeze()
-        stop.wait()
+        # The system may hand a signal to any thread, and its handler then runs when this one wakes.
+        while not signals:
+            time.sleep(_LOOK_S)
         err.print("Stopping: what is in hand is finished.", highlight=False)
 
 
@@ -261,7 +264,7 @@ def _check_readers(config: GatewayConfig) -> list[CheckResult]:
         )
         return [CheckResult("models", True, told), CheckResult("readers", False, loose)]
     costs = f"{config.reader_memory_mb:g} MB and {config.reader_timeout_s:g} s a film"
-    bound = f"no network, no programs, no files written; {costs}"
+    bound = f"no network, no programs, no change of files; {costs}"
     return [CheckResult("models", True, told), CheckResult("readers", True, bound)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rentgen.errors import StoreError
@@ -34,6 +34,7 @@ class ConfinedAnalyst:
         *,
         keep_films: bool = False,
         language: Language = Language.EN,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Ask nothing yet.
 
@@ -43,12 +44,14 @@ class ConfinedAnalyst:
             store: whose list they come onto.
             keep_films: put their bytes there, too.
             language: of reports.
+            tell: is told what came of each film: the status of its prediction, or `not_analysed`.
         """
         self._sandbox = sandbox
         self._spool = spool
         self._store = store
         self._keep_films = keep_films
         self._language = language
+        self._tell = tell
 
     def analyse(self, held: Held, route: Route | None) -> bytes:
         """Return what the route's model says of a film, or why it was not analysed.
@@ -62,9 +65,10 @@ class ConfinedAnalyst:
         why = refusal(header) or ("" if route is not None else _unrouted(header))
         models = self._sandbox.open()
         model = next(iter(models)) if route is None else route.model
-        reading = self._read(film, model, why)
+        reading = self._read(film, model, models[model], why)
         if not why:
-            self._keep(held, header, film, reading, models[model])
+            self._keep(held, header, film, reading, model)
+        self._tell("not_analysed" if reading.prediction is None else str(reading.prediction.status))
         return to_bytes(reading)
 
     def encode(
@@ -86,7 +90,7 @@ class ConfinedAnalyst:
             raise StoreError("The spool has lost a film. Check the disk, and have the study sent again.")
         return Film(path, held.content_hash)
 
-    def _read(self, film: Film, model: str, refused: str) -> Reading:
+    def _read(self, film: Film, model: str, who: ModelIdentity, refused: str) -> Reading:
         for _ in range(2):
             try:
                 return self._sandbox.read(film, model=model, refused=refused)
@@ -98,9 +102,9 @@ class ConfinedAnalyst:
             # Its header alone, so that there is something to refer to.
             return self._sandbox.read(film, model=model, refused=refused or why)
         except ReaderStopped:
-            return Reading(datetime.now(UTC), model, not_analysed=refused or why)
+            return Reading(datetime.now(UTC), who, not_analysed=refused or why)
 
-    def _keep(self, held: Held, header: Header, film: Film, reading: Reading, model: ModelIdentity) -> None:
+    def _keep(self, held: Held, header: Header, film: Film, reading: Reading, model: str) -> None:
         study = None if reading.source is None else reading.source.order.study_instance_uid
         image_id, _ = self._store.ids_for(held.content_hash, study)
         stored = belongs_to(reading.prediction or _no_answer(reading, model), image_id)
@@ -130,12 +134,12 @@ def _unrouted(header: Header) -> str:
     return f"no model reads films of {', '.join(told) or 'this kind'}, or not at this age"
 
 
-def _no_answer(reading: Reading, model: ModelIdentity) -> StoredPrediction:
+def _no_answer(reading: Reading, model: str) -> StoredPrediction:
     return StoredPrediction(
         prediction_id="",
         image_id="",
-        bundle_id=model.sha256,
-        model=reading.model,
+        bundle_id=reading.model.sha256,
+        model=model,
         created_at=reading.created_at,
         status=Status.ERROR,
         label=None,

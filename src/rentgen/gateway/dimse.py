@@ -33,6 +33,7 @@ from rentgen.gateway.transport import (
     OwnContext,
     hang_up,
     server_context,
+    sign,
     stream_to_disk,
     tidy_up,
 )
@@ -247,6 +248,7 @@ class Receiver:
 
 def _entity(config: GatewayConfig) -> AE:
     entity = AE(config.ae_title)
+    sign(entity)
     entity.require_called_aet = True
     entity.require_calling_aet = list(config.allow_ae_titles)
     entity.maximum_associations = config.max_associations

@@ -44,6 +44,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._films = Counter(
+            "rentgen_gateway_films",
+            "Images analysed, by what the answer is worth; not_analysed where there is none.",
+            ("status",),
+            registry=self.registry,
+        )
         self._faults = Counter(
             "rentgen_gateway_faults", "Times that a part of the gateway failed.", ("part",), registry=self.registry
         )
@@ -55,6 +61,14 @@ class Metrics:
     def done(self, seconds: float) -> None:
         """Note how long a batch took in all."""
         self._whole_s.observe(max(0.0, seconds))
+
+    def film(self, status: str) -> None:
+        """Note what came of an image.
+
+        Args:
+            status: of the prediction, or `not_analysed`.
+        """
+        self._films.labels(status).inc()
 
     def fault(self, part: str) -> None:
         """Note that a part failed, and goes on."""

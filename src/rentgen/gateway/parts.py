@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,16 +78,25 @@ class Arrivals:
 
 
 class WakingIntake:
-    """A reception that tells of every new object."""
+    """A reception that tells of every new object, and counts what came by each door."""
 
     def __init__(self, reception: Reception, arrivals: Arrivals) -> None:
         self._reception = reception
         self._arrivals = arrivals
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def counts(self, door: str) -> dict[str, int]:
+        """Return how often an object that came by a door was new, a duplicate or a conflict."""
+        with self._lock:
+            return {taken.value: self._counts[door, taken.value] for taken in Taken}
 
     def receive(self, path: Path, header: Header, origin: str) -> Taken:
         """Keep an object for good, and return what became of it; see `intake.Intake`."""
         taken = self._reception.receive(path, header, origin)
         self._arrivals.note()
+        with self._lock:
+            self._counts[origin.partition(":")[0], taken.value] += 1
         return taken
 
     def holds(self, sop_instance_uid: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 from rentgen.errors import RentgenError
 from rentgen.gateway.gate import concerns_us
 from rentgen.gateway.nouns import Destination, Header, Outcome, Result, Route, Sender
-from rentgen.gateway.retry import Circuit, next_try
+from rentgen.gateway.retry import TROUBLE, Circuit, next_try
 from rentgen.records.results import Document
 from rentgen.store.gateway import Held, Job, Queue, Step
 
@@ -130,7 +130,8 @@ class Steps:
         if job.attempts <= MOST_ATTEMPTS:
             return False
         logger.error("A batch is given up (step %s); see `rentgen gateway dead-letters`.", job.step)
-        return self._queue.bury(job, f"it was tried {MOST_ATTEMPTS} times and never came to an end")
+        last = f"; the last time: {job.reason}" if job.reason else ""
+        return self._queue.bury(job, f"it was tried {MOST_ATTEMPTS} times and never came to an end{last}")
 
 
 class Deliveries:
@@ -164,9 +165,9 @@ class Deliveries:
         self._settle(job, sender.send(self._queue.documents(job)), now)
         return True
 
-    def rests(self, now: datetime) -> tuple[str, ...]:
-        """Return destinations that are left alone for now."""
-        return tuple(name for name, circuit in self._circuits.items() if not circuit.lets_through(now))
+    def troubled(self) -> tuple[str, ...]:
+        """Return destinations that have failed again and again, and not answered since."""
+        return tuple(name for name, circuit in self._circuits.items() if circuit.failures >= TROUBLE)
 
     def _settle(self, job: Job, outcome: Outcome, now: datetime) -> None:
         circuit = self._circuits[job.destination]

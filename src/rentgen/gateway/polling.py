@@ -21,7 +21,8 @@ from rentgen.gateway.spool import sync_folder
 logger = logging.getLogger(__name__)
 
 MOST_TRIES = 3
-"""To fetch one object, before it is left to a person; until the gateway starts anew."""
+"""To fetch one object, before it is left alone for `REST`."""
+REST = timedelta(hours=1)
 _MOST_PAGES = 100
 
 
@@ -51,6 +52,7 @@ class Poller:
         self._dimse = DimseSource(source, ae_title=ae_title) if source.wire is Wire.DIMSE else None
         self._reconcile_at: datetime | None = None
         self._failed: Counter[str] = Counter()
+        self._forget_at: datetime | None = None
         self.counts: Counter[str] = Counter()
         """How often what happened: `fetched`, `missing`, `failed`, `unreachable`."""
 
@@ -65,6 +67,9 @@ class Poller:
         Raises:
             PeerError: the source does not answer, or not as the standard says.
         """
+        if self._forget_at is None or now >= self._forget_at:
+            self._failed.clear()
+            self._forget_at = now + REST
         try:
             fetched = self._follow() if self._source.orthanc_url is not None else 0
             if self._source.orthanc_url is None or self._reconcile_at is None or now >= self._reconcile_at:
@@ -151,7 +156,12 @@ class Poller:
         self.counts["failed"] += 1
         if self._failed[instance.sop_instance_uid] == MOST_TRIES:
             kind = "it did not come" if error is None else type(error).__name__
-            logger.error("Source %s: an object is given up after %d tries (%s).", self._source.name, MOST_TRIES, kind)
+            logger.error(
+                "Source %s: an object did not come in %d tries (%s); it is tried again within the hour.",
+                self._source.name,
+                MOST_TRIES,
+                kind,
+            )
 
     @property
     def _state(self) -> Path:

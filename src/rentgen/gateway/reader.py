@@ -80,20 +80,20 @@ class Reader:
         raise ValueError("Expected one of read, encode, prove.")
 
     def _read(self, path: Path, content_hash: str, model: str, refused: str) -> Reading:
-        data, now = path.read_bytes(), datetime.now(UTC)
+        data, now, who = path.read_bytes(), datetime.now(UTC), self.models[model]
         try:
             source = _source_of(data)
         except InputError as error:
-            return Reading(now, model, not_analysed=_reason(data, content_hash, error.reason))
+            return Reading(now, who, not_analysed=_reason(data, content_hash, error.reason))
         if refused:
-            return Reading(now, model, source, not_analysed=refused)
+            return Reading(now, who, source, not_analysed=refused)
         predictor = self._predictors[model]
         answer = analyse(data, predictor, maps=True)
         if answer.film is None:
             reason = "it cannot be read" if answer.error is None else answer.error.reason
-            return Reading(now, model, source, not_analysed=_reason(data, content_hash, reason))
+            return Reading(now, who, source, not_analysed=_reason(data, content_hash, reason))
         if answer.film.content_hash != content_hash:
-            return Reading(now, model, source, not_analysed=_DAMAGED)
+            return Reading(now, who, source, not_analysed=_DAMAGED)
         self._remember(content_hash, answer.film)
         stored = describe(
             answer.prediction,
@@ -102,7 +102,7 @@ class Reader:
             model=model,
             precision=str(predictor.session.precision),
         )
-        return Reading(now, model, source, stored, film=answer.film.without_pixels())
+        return Reading(now, who, source, stored, film=answer.film.without_pixels())
 
     def _encode(self, request: Json) -> list[Document]:
         kinds = [Kind(each) for each in request["kinds"]]
@@ -117,7 +117,7 @@ class Reader:
                 if each.source is not None and each.film is not None
             }
         made: list[Document] = []
-        for result in results(readings, self.models):
+        for result in results(readings):
             extras = replace(given, pixels=pixels)
             if _REPORTED & set(kinds):
                 extras = replace(extras, pdf=_pdf(result, readings, pixels, Language(request["language"])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -26,7 +26,7 @@ class Reading:
 
     Attributes:
         created_at: when, with a time zone.
-        model: name of the route's model; empty where no route fits.
+        model: who answered or, where no route fits, who tells that there is no answer.
         source: what documents need of the film; None where its header cannot be referred to.
         prediction: None where the film was not analysed.
         not_analysed: why, in words; empty where it was.
@@ -34,7 +34,7 @@ class Reading:
     """
 
     created_at: datetime
-    model: str
+    model: ModelIdentity
     source: SourceImage | None = None
     prediction: StoredPrediction | None = None
     not_analysed: str = ""
@@ -50,7 +50,7 @@ def to_bytes(reading: Reading) -> bytes:
     plain = {
         "version": _VERSION,
         "created_at": reading.created_at.isoformat(),
-        "model": reading.model,
+        "model": asdict(reading.model),
         "source": None if reading.source is None else _source_out(reading.source),
         "prediction": None if reading.prediction is None else _prediction_out(reading.prediction),
         "not_analysed": reading.not_analysed,
@@ -71,7 +71,7 @@ def from_bytes(content: bytes) -> Reading:
             raise ValueError("Expected a reading of this version, but got another.")
         return Reading(
             created_at=datetime.fromisoformat(plain["created_at"]),
-            model=str(plain["model"]),
+            model=ModelIdentity(**plain["model"]),
             source=None if plain["source"] is None else _source_in(plain["source"]),
             prediction=None if plain["prediction"] is None else _prediction_in(plain["prediction"]),
             not_analysed=str(plain["not_analysed"]),
@@ -81,27 +81,25 @@ def from_bytes(content: bytes) -> Reading:
         raise ValueError(f"Expected a film's reading, but got something else ({type(error).__name__}).") from error
 
 
-def results(readings: Sequence[Reading], models: Mapping[str, ModelIdentity]) -> tuple[StudyResult, ...]:
-    """Return what each model says of its films; a film for no model is told of by the first.
+def results(readings: Sequence[Reading]) -> tuple[StudyResult, ...]:
+    """Return what each model says of its films; a bundle that took another's place meanwhile is another model.
 
     Args:
-        readings: of one study.
-        models: by name, the first for films that no route fits; at least one.
+        readings: of one study; those of films that documents cannot refer to are left out.
     """
-    first = next(iter(models))
-    by_model: dict[str, list[Reading]] = {}
+    by_model: dict[ModelIdentity, list[Reading]] = {}
     for reading in readings:
         if reading.source is not None:
-            by_model.setdefault(reading.model if reading.model in models else first, []).append(reading)
+            by_model.setdefault(reading.model, []).append(reading)
     return tuple(
         StudyResult(
             films=tuple(_film_result(each) for each in those),
-            model=models[name],
+            model=model,
             # Documents give the clock of this place.
             created_at=max(each.created_at for each in those).astimezone(),
             software=version("rentgen"),
         )
-        for name, those in by_model.items()
+        for model, those in by_model.items()
     )
 
 

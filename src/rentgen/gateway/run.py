@@ -137,6 +137,7 @@ class Gateway:
         parts = [*self._inner_parts(sandboxes), *self._outer_parts(commitments), *_source_parts(named)]
         doors: dict[str, Callable[[], Mapping[str, int]]] = {}
         doors |= {f"source {source.name}": poller.counts.copy for source, poller in named}
+        doors["stow"] = lambda: intake.counts("stow")
         doors["dimse"] = lambda: {} if self._receiver is None else self._receiver.counts()
         self.metrics = Metrics(self._queue, doors)
         # The receiver first: it empties the folder where what comes by either door arrives.
@@ -186,7 +187,14 @@ class Gateway:
         if config.audit is not None:
             syslog = self._close.enter_context(Syslog(config.audit))
             forwarder = Forwarder(self._store, syslog, config.folder / "audit.json")
-            parts.append(Part("audit", lambda: forwarder.forward() > 0, Awake(), _AUDIT_S))
+
+            def forward() -> bool:
+                sent = forwarder.forward()
+                state = syslog.state()
+                self._tell("audit repository", "" if state.connected else state.problem)
+                return sent > 0
+
+            parts.append(Part("audit", forward, Awake(), _AUDIT_S))
         return parts
 
     def _join(self) -> None:
@@ -207,7 +215,12 @@ class Gateway:
 
     def _steps(self, sandbox: Sandbox) -> Callable[[], bool]:
         analyst = ConfinedAnalyst(
-            sandbox, self._spool, self._store, keep_films=self._config.keep_films, language=self._config.language
+            sandbox,
+            self._spool,
+            self._store,
+            keep_films=self._config.keep_films,
+            language=self._config.language,
+            tell=lambda status: self.metrics.film(status),
         )
         steps = Steps(
             self._queue,
@@ -235,8 +248,7 @@ class Gateway:
 
         def work() -> bool:
             delivered = self._timed("deliver", lambda now: deliveries.deliver_one(now, without=others))
-            rests = bool(deliveries.rests(datetime.now(UTC)))
-            self._tell(f"destination {destination.name}", "it fails again and again" if rests else "")
+            self._tell(f"destination {destination.name}", "it fails again and again" if deliveries.troubled() else "")
             return delivered
 
         return work

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from rentgen.errors import PeerError, SettingError
+from rentgen.gateway import confine
 from rentgen.gateway.frames import Json, pack, unpack
 from rentgen.gateway.nouns import Destination
 from rentgen.gateway.reader import OUT_OF_MEMORY
@@ -181,6 +182,7 @@ class Sandbox:
                 raise
 
     def _start(self) -> None:
+        confine.keep_private()
         environment = {name: value for name, value in os.environ.items() if name in _KEPT}
         # What decoders print may quote a film's header.
         self._process = subprocess.Popen(

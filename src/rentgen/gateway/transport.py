@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pydicom.uid import UID
 from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import DIMSEMessage
@@ -29,6 +30,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 
 from rentgen.errors import SettingError
 from rentgen.gateway.nouns import Tls
+from rentgen.outputs.dicom_common import IMPLEMENTATION_UID, IMPLEMENTATION_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +234,18 @@ class _Handler(RequestHandler):
         return association
 
 
+def sign(entity: AE) -> None:
+    """Let an application entity name our implementation in its associations, as our files do."""
+    entity.implementation_class_uid = UID(IMPLEMENTATION_UID)
+    entity.implementation_version_name = IMPLEMENTATION_VERSION
+
+
 class Caller(AE):
     """Asks peers for associations, and closes every connection; pynetdicom leaves open what the peer has hung up."""
+
+    def __init__(self, ae_title: str) -> None:
+        super().__init__(ae_title)
+        sign(self)
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:  # noqa: ANN401
         return _ClosedSocket(super()._create_socket(*arguments))

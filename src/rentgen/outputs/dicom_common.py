@@ -25,7 +25,8 @@ MEDIA_TYPE = "application/dicom"
 FIRST_SERIES = 900
 """Series Number of the first kind of result; those of the films are below, as a rule."""
 
-IMPLEMENTATION_UID = "2.25.267884282185048267666396253341432196593"
+IMPLEMENTATION_VERSION = "RENTGEN"
+IMPLEMENTATION_UID = "2.25.257421217900952548704024349293786521604"
 # As `images.dicom` turns a film before it is analysed.
 _ORIENTATIONS: Mapping[tuple[str, ...], int] = {("L", "F"): 1, ("R", "F"): 2, ("R", "H"): 3, ("L", "H"): 4}
 _GREY = (
@@ -42,7 +43,7 @@ _GREY = (
     "PixelRepresentation",
     "BitsStored",
 )
-_LIMITS = {"PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16, "StudyDescription": 64}
+_IDENTIFIERS = {"PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16}
 _AGE = re.compile(r"\d{3}[DWMY]", re.ASCII)
 _DATE = re.compile(r"\d{8}", re.ASCII)
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", re.ASCII)
@@ -118,13 +119,18 @@ def source_of(ds: Dataset, *, source: str = "film") -> SourceImage:
 
 
 def _text(ds: Dataset, keyword: str) -> str:
-    """Return the first value of a text element, without control characters; refuse an identifier that is too long."""
+    """Return the first value of a text element, without control characters; refuse an identifier that is too long.
+
+    Other words are cut: a description says as much in 64 characters, but half a number is another patient's.
+    """
     value = ds.get(keyword)
     if value is None:
         return ""
     first = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
     text = _clean(str(first))
-    most = _LIMITS.get(keyword, 64)
+    most = _IDENTIFIERS.get(keyword)
+    if most is None:
+        return text[:64]
     if len(text) > most:
         raise ValueError(f"Expected {keyword} of at most {most} characters, but it has {len(text)}.")
     return text
@@ -331,7 +337,7 @@ def finish(ds: Dataset, make: Make, number: int = 1) -> Document:
     ds.file_meta.MediaStorageSOPClassUID = UID(make.sop_class_uid)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    ds.file_meta.ImplementationVersionName = "RENTGEN"
+    ds.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     stream = io.BytesIO()
     ds.save_as(stream, enforce_file_format=True)
     return Document(make.kind, MEDIA_TYPE, stream.getvalue(), str(ds.SOPInstanceUID), f"{make.kind}-{number}.dcm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -213,11 +214,19 @@ def _checked(url: str) -> URL:
 
 
 def _make_private(path: Path) -> None:
-    """Make the database's file, and its folder, for nobody else to read; SQLite makes its other files alike."""
+    """Make the database's file, and its folder, for nobody else to read; SQLite makes its other files alike.
+
+    One that is there is not opened: closing a file lets go of all locks that this process has on it (POSIX), those of
+    SQLite's connections too, and another process would then take their log away.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        path.chmod(0o600)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            path.chmod(0o600)
+            if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}. Expected a file that can be written; check the folder.") from error
 

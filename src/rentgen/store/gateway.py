@@ -154,7 +154,7 @@ class Queue:
             lease = secrets.token_urlsafe(16)
             values = {"state": str(State.LEASED), "lease": lease, "attempts": row.attempts + 1}
             connection.execute(CLAIM, values | {"id_": row.id, "due_at": now + timedelta(seconds=lease_s)})
-            return Job(row.id, row.batch_id, step, row.destination, row.attempts + 1, lease)
+            return Job(row.id, row.batch_id, step, row.destination, row.attempts + 1, lease, row.reason)
 
     def renew(self, job: Job, now: datetime, lease_s: float) -> bool:
         """Return whether a claimed step is this worker's for so many seconds more; not where the lease was lost."""
@@ -363,7 +363,11 @@ class Queue:
                 conflicts=count_of(connection, sa.select(ConflictRow.sop_uid)),
                 open_batches=count_of(connection, sa.select(BatchRow.id).where(BatchRow.open_uid.is_not(None))),
                 steps=steps,
-                oldest=connection.scalar(sa.select(JobRow.due_at).where(unfinished).order_by(JobRow.due_at).limit(1)),
+                oldest=connection.scalar(
+                    sa.select(sa.func.min(BatchRow.last_at))
+                    .join(JobRow, JobRow.batch_id == BatchRow.id)
+                    .where(unfinished)
+                ),
             )
 
     def _document(self, row: sa.Row[Any]) -> Document:

@@ -67,6 +67,7 @@ class Job:
         destination: of a delivery; empty for other steps.
         attempts: how often it was claimed, this time counted.
         lease: proves that the step is this worker's.
+        reason: of the last failure; empty where there was none.
     """
 
     job_id: int
@@ -75,6 +76,7 @@ class Job:
     destination: str
     attempts: int
     lease: str = field(repr=False)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class Counts:
         conflicts: that were noted.
         open_batches: that still wait for more objects.
         steps: (step, destination, state) to how many.
-        oldest: when the oldest step that is not finished is or was due; None where all are.
+        oldest: when the last object came of the oldest batch with a step that is neither done nor given up; None
+            where there is none. A failure that is tried again later does not make it younger.
     """
 
     objects: int
