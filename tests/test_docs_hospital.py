@@ -231,7 +231,7 @@ def test_what_an_answer_makes_of_a_delivery() -> None:
         f"up to {PAGE} lines",
         f"an answer above {http.MOST_BYTES // 1_000_000} MB",
         f"at most {mllp.MOST_BYTES // 1_000_000} MB",
-        f"Implementation Class UID and version name, in associations and in files: `{Caller('X').implementation_class_uid}`, "
+        f"in associations and in files: `{Caller('X').implementation_class_uid}`, "
         f"`{Caller('X').implementation_version_name}`",
         f"`{SCHEME}`, *Rentgen result codes*, UID `{SCHEME_UID}`",
     ],
