@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
 import sys
@@ -166,7 +167,7 @@ def test_a_server_that_is_down_loses_nothing(folder: Path, caplog: pytest.LogCap
     caplog.set_level(logging.WARNING, "rentgen")
     with follow([Mlflow(f"http://somebody:secret@127.0.0.1:{free_port()}")], START) as followers:
         followers.keep(Findings())
-    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("rentgen")]
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert "Mlflow no longer keeps track of this run, which goes on" in said
     assert "secret" not in said
 
@@ -216,17 +217,21 @@ def test_a_card_is_described(trained: Trained) -> None:
 
 @needs_mlflow
 @needs_tensorboard
-def test_the_command_line_tells_both(trained: Trained, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_tells_both(
+    trained: Trained, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri = f"sqlite:///{folder / 'runs.db'}"
     monkeypatch.setattr(
         sys,
         "argv",
         ["rentgen", "evaluate", str(trained.bundle), str(trained.data), "--part", "test", "--resamples", "20",
-         "--mlflow", uri, "--tensorboard", str(folder / "board"), "--report", str(folder / "report")],
+         "--mlflow", uri, "--tensorboard", str(folder / "board"), "--report", str(folder / "report"), "--json", "-"],
     )  # fmt: skip
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
+    # What MLflow would print is kept from standard output.
+    assert json.loads(capsys.readouterr().out)["n"]
     (written,) = (folder / "board").iterdir()
     read = read_events(written)
     with warnings.catch_warnings():

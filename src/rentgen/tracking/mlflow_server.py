@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -21,6 +22,9 @@ EXPERIMENT = "rentgen"
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 """MLflow's own is seven tries of two minutes: a dead server would hold a training up for a quarter of an hour."""
 
+QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+"""Standard output is the command's own: it may be JSON."""
+
 _STRANGE = re.compile(r"[^\w\-. /:]")
 _SECRET = re.compile(r"://[^/\s]*@")
 _MAX_VALUE = 500
@@ -39,7 +43,7 @@ class Mlflow:
             MissingExtraError: mlflow is not installed.
         """
         try:
-            with _patience(), warnings.catch_warnings():
+            with _manners(), warnings.catch_warnings():
                 # Of MLflow's own parts, on import; nothing that who trains could act on.
                 warnings.simplefilter("ignore")
                 from mlflow import MlflowClient
@@ -107,7 +111,7 @@ class Mlflow:
     def _asking(self) -> Iterator[None]:
         """Translate whatever the client raises, and hold it to our patience."""
         try:
-            with _patience(), warnings.catch_warnings():
+            with _manners(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
         except Exception as error:
@@ -116,13 +120,18 @@ class Mlflow:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Set what the environment does not say of MLflow's patience, and take it back."""
-    own = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+def _manners() -> Iterator[None]:
+    """Set what the environment does not say of MLflow's patience and talk, and take it back."""
+    own = {name: value for name, value in (PATIENCE | QUIET).items() if name not in os.environ}
     os.environ.update(own)
+    # Each of its tries is a warning of its own; ours, after the last, says it once.
+    chatter = logging.getLogger("urllib3.connectionpool")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        chatter.setLevel(level)
         for name in own:
             os.environ.pop(name, None)
 
