@@ -4,9 +4,9 @@
     python bench/gateway.py --film FILE.dcm       another film
     python bench/gateway.py --memory 2000         memory over so many films, too
 
-dcmtk's storescu sends the same film under new identifiers, each a study of its own, to Orthanc and to the gateway in turn.
-The gateway analyses every film with the shipped model and delivers a structured report to dcmtk's storescp. Films a
-second are those of whole runs: until the last film is acknowledged (Orthanc), until the last report is delivered
+dcmtk's storescu sends the same film under new identifiers, each a study of its own, to Orthanc and to the gateway in
+turn. The gateway analyses every film with the shipped model and delivers a structured report to dcmtk's storescp. Films
+a second are those of whole runs: until the last film is acknowledged (Orthanc), until the last report is delivered
 (gateway). Latency is from the film's acknowledgement to its report's, the quiet time of 0.1 s that closes a study
 included, at half of the rate that four senders reached. Needs Orthanc and dcmtk. Linux only.
 """
@@ -62,6 +62,7 @@ def main() -> None:
 
 
 def drawn(folder: Path) -> Path:
+    """Return the file of a drawn film."""
     path = folder / "drawn.dcm"
     path.write_bytes(to_dicom(draw(Finding.CONSOLIDATION, np.random.default_rng(7)), patient_id="PHANTOM-7"))
     return path
@@ -89,6 +90,7 @@ class Gateway:
 
 
 def compare(pacs: int, mine: Gateway, film: Path, arguments: argparse.Namespace) -> None:
+    """Print how many films a second both take, and how long one takes."""
     rates = []
     for senders in (1, 4):
         theirs, ours, ratios = [], [], []
@@ -143,6 +145,7 @@ def watch_memory(mine: Gateway, film: Path, films: int) -> None:
 
 
 def command(title: str, port: int, film: Path, repeat: int) -> list[str]:
+    """Return what sends a film so many times, each time under new identifiers."""
     # A study of its own for every film.
     new = ["+IR", "1", "+IS", "1", "+IP", "1"]
     return ["storescu", "-aec", title, *new, "--repeat", str(repeat), "127.0.0.1", str(port), str(film)]
@@ -159,6 +162,7 @@ def send(title: str, port: int, film: Path, films: int, senders: int) -> None:
 
 
 def until(happened: Callable[[], bool], seconds: float = 600.0) -> None:
+    """Wait until something has happened."""
     end = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > end:
@@ -168,6 +172,7 @@ def until(happened: Callable[[], bool], seconds: float = 600.0) -> None:
 
 @contextmanager
 def gateway(folder: Path, sink: int, readers: int) -> Iterator[Gateway]:
+    """Run a gateway that delivers reports to a port."""
     folder.mkdir()
     port = free_port()
     database = f"sqlite:///{folder / 'store.db'}"
@@ -189,6 +194,7 @@ def gateway(folder: Path, sink: int, readers: int) -> Iterator[Gateway]:
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[int]:
+    """Run Orthanc; gives its port."""
     http, dicom = free_port(), free_port()
     told = {
         "StorageDirectory": str(folder / "orthanc"), "IndexDirectory": str(folder / "orthanc"), "Plugins": [],
@@ -210,6 +216,7 @@ def orthanc(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def storescp() -> Iterator[int]:
+    """Run dcmtk's storage provider, which keeps nothing; gives its port."""
     port = free_port()
     with subprocess.Popen(["storescp", "--ignore", str(port)], stdout=subprocess.DEVNULL) as process:
         try:
@@ -220,6 +227,7 @@ def storescp() -> Iterator[int]:
 
 
 def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody listens."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -232,6 +240,7 @@ def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
+    """Return a free port of loopback."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 

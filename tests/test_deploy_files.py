@@ -1,16 +1,14 @@
-"""Buckets, sources of films, AutoML's table and TensorBoard's curves."""
+"""Buckets, sources of films and AutoML's table."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
 from clouds import Cloud, cloud
@@ -21,10 +19,8 @@ from rentgen.cli.deploy import deploy_app
 from rentgen.data.listing import list_images
 from rentgen.data.split import split
 from rentgen.deploy import automl, storage
-from rentgen.deploy.curves import events
 from rentgen.deploy.films import gather
 from rentgen.errors import DataError, PeerError, SettingError
-from rentgen.records import Epoch
 
 
 @pytest.fixture
@@ -219,21 +215,3 @@ def test_automl_is_told_before_what_it_would_refuse(patients: Path, tmp_path: Pa
     (tmp_path / "y/train/A/1.png").rename(tmp_path / "y/train/A/1.tif")
     with pytest.raises(DataError, match="trains on JPEG, PNG"):
         automl.write(list_images(tmp_path / "y"), "gs://b", io.StringIO())
-
-
-def test_curves_are_frames_that_tensorboard_checks() -> None:
-    epochs = (Epoch(0.5, 0.25, 0.1, 0.2), Epoch(0.25, 0.75, 0.3, 0.4))
-    data = events({"train": epochs}, 1.0)
-    records = []
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        record = data[12 : 12 + length]
-        for told, part in ((data[8:12], data[:8]), (data[12 + length : 16 + length], record)):
-            crc = google_crc32c.value(part)
-            assert struct.unpack("<I", told)[0] == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-        records.append(record)
-        data = data[16 + length :]
-    assert len(records) == 3
-    assert b"brain.Event:2" in records[0]
-    assert b"accuracy/train" in records[2]
-    assert struct.pack("<f", 0.75) in records[2]

@@ -57,6 +57,7 @@ def test_classes_and_services_that_a_peer_does_not_take_are_named(tmp_path: Path
     for each in (Verification, EncapsulatedPDFStorage):
         entity.add_supported_context(each)
     server = entity.start_server(("127.0.0.1", 0), block=False)
+    assert server is not None
     kinds = (Kind.STRUCTURED_REPORT, Kind.PDF)
     pacs = Destination("pacs", Wire.DIMSE, kinds, "127.0.0.1", server.server_address[1], "PACS", commitment=True)
     config = GatewayConfig(folder=tmp_path)

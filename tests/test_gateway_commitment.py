@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import answers
 import peers
@@ -237,7 +238,7 @@ def test_orthanc_is_told_what_is_held(config: GatewayConfig, intake: FolderIntak
     assert bad["Failures"][0]["SOPInstanceUID"] == MISSING
 
 
-def _report(orthanc: peers.Orthanc, transaction: str) -> dict[str, object]:
+def _report(orthanc: peers.Orthanc, transaction: str) -> dict[str, Any]:
     end = time.monotonic() + 10
     while True:
         found = json.loads(orthanc.get(f"/storage-commitment/{transaction}"))

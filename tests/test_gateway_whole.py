@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import peers
@@ -20,7 +21,7 @@ from bombs import BOMBS
 from made import PATIENT_ID, dicom, film
 from peers import Orthanc
 from pydicom.data import get_testdata_file
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import UID, JPEG2000Lossless
 from serving import tiny_bundle
 
 from rentgen.errors import SettingError
@@ -74,7 +75,8 @@ def uids(seed: int) -> dict[str, str]:
 
 
 def made(seed: int, **values: object) -> bytes:
-    return dicom(film(80, 70, seed=seed), **(uids(seed) | values))
+    elements: dict[str, Any] = uids(seed) | values
+    return dicom(film(80, 70, seed=seed), **elements)
 
 
 def put(folder: Path, data: bytes) -> Path:
@@ -198,7 +200,7 @@ def test_what_is_not_read_is_said_and_what_is_none_of_its_business_is_not(
     stream = io.BytesIO()
     tomogram.save_as(stream)
     processing = pydicom.dcmread(io.BytesIO(made(6, Modality="DX")))
-    processing.SOPClassUID = processing.file_meta.MediaStorageSOPClassUID = FOR_PROCESSING
+    processing.SOPClassUID = processing.file_meta.MediaStorageSOPClassUID = UID(FOR_PROCESSING)
     processing.PresentationIntentType = "FOR PROCESSING"
     raw = io.BytesIO()
     processing.save_as(raw)

@@ -173,13 +173,12 @@ _PASSED = ("recipe", "backbone", "epochs", "seed", "patient_pattern")
 def _write_curves(bundle: Path, logs: str, scratch: Path, connect: Callable[[], Client]) -> None:
     """Leave the curves for TensorBoard."""
     from rentgen.bundle import read
-    from rentgen.deploy.curves import events
+    from rentgen.tracking.events import events, file_name
 
     now = time.time()
     folder = scratch / "curves" if logs.startswith("gs://") else Path(logs)
     folder.mkdir(parents=True, exist_ok=True)
-    # TensorBoard takes files with this word in their name.
-    (folder / f"events.out.tfevents.{int(now)}.rentgen").write_bytes(events(read(bundle).card.history.parts, now))
+    (folder / file_name(now)).write_bytes(events(read(bundle).card.history.parts, now))
     if logs.startswith("gs://"):
         storage.upload(connect(), folder, logs)
 

@@ -28,6 +28,7 @@ from rentgen.cli.options import (
     now,
     open_predictor,
 )
+from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
 from rentgen.terminal import (
     card_table,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from rentgen.evaluate.shortcuts import Shortcuts
     from rentgen.evaluate.stress import Robustness
     from rentgen.learn.training import TrainingPlan
+    from rentgen.records.runs import Findings
 
 PROBED_FILMS = 400
 """Looked at by --stress and --shortcuts, at most; whole patients, of each class in turn."""
@@ -155,6 +157,8 @@ def train(
         bool,
         typer.Option("--find-lr", help="Train nothing: draw how the loss of fine-tuning answers to the learning rate."),
     ] = False,
+    mlflow: MlflowOption = None,
+    tensorboard: TensorBoardOption = None,
 ) -> None:
     """Train a classifier on a folder of films, judge it, and write bundle and report.
 
@@ -162,11 +166,10 @@ def train(
     of the frozen backbone are computed once and cached, so that a second run takes seconds. Fine-tuning keeps
     checkpoints: the same command goes on where a run was stopped.
     """
-    from rentgen.evaluate.report import Report
-    from rentgen.evaluate.report import write as write_report
     from rentgen.learn import recipe as recipes
     from rentgen.learn.training import TrainingPlan
-    from rentgen.learn.training import train as run
+    from rentgen.records.runs import RunStart, flatten
+    from rentgen.tracking.follow import follow
 
     plan = recipes.load(recipe)
     if backbone is not None:
@@ -190,10 +193,22 @@ def train(
     if find_lr:
         _find_rate(wanted)
         return
+    settings = flatten(plan.to_dict()) | {"data": str(data), "test": str(test or ""), "weights": str(weights or "")}
+    with follow(trackers(mlflow, tensorboard), RunStart(destination.stem, "train", settings, command)) as followers:
+        followers.keep(_train_and_report(wanted, report))
+
+
+def _train_and_report(plan: TrainingPlan, report: Path | None) -> Findings:
+    """Train, print what came of it, write the report."""
+    from rentgen.evaluate.report import Report
+    from rentgen.evaluate.report import write as write_report
+    from rentgen.learn.training import train as run
+    from rentgen.records.runs import Findings, describe
+
     with progress_bars() as progress:
-        result = run(wanted, progress=progress)
+        result = run(plan, progress=progress)
     card = result.bundle.card
-    if card.backbone["name"] != "resnet50" and plan.backbone.name == "auto":
+    if card.backbone["name"] != "resnet50" and plan.recipe.backbone.name == "auto":
         err.print(
             f"resnet50's weights could not be had; {card.backbone['name']} was used in its place.", style="yellow"
         )
@@ -203,15 +218,15 @@ def train(
         "test part, never used in training" if result.test else "validation part, which chose the model: it flatters"
     )
     print_doubts(shown.evaluation)
-    print_evaluation(shown.evaluation, f"{destination.name} on its {where}")
+    print_evaluation(shown.evaluation, f"{plan.out.name} on its {where}")
     files = write_report(
-        report or destination.parent / f"{destination.stem}-report",
+        report or plan.out.parent / f"{plan.out.stem}-report",
         Report(
             card=card,
             evaluation=shown.evaluation,
             title=f"Training report: {card.name}",
-            data_path=str(data),
-            command=command,
+            data_path=str(plan.data),
+            command=plan.command,
             created=now(),
             audit=result.audit,
             mistakes=shown.mistakes,
@@ -221,8 +236,17 @@ def train(
             heat_maps=result.trust.heat_maps,
         ),
     )
-    out.print(f"Bundle: {destination}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Bundle: {plan.out}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
+    return Findings(
+        curves=card.history.parts,
+        metrics=measured(
+            validation=result.validation.evaluation, test=None if result.test is None else result.test.evaluation
+        ),
+        pictures=pictures(shown.mistakes, shown.examples),
+        files=(plan.out, *files),
+        note=describe(card, result.bundle.bundle_id),
+    )
 
 
 def _find_rate(plan: TrainingPlan) -> None:
@@ -261,6 +285,8 @@ def evaluate(
     patient_pattern: PatternOption = None,
     engine: EngineOption = EngineName.OPENVINO,
     precision: PrecisionOption = Precision.AUTO,
+    mlflow: MlflowOption = None,
+    tensorboard: TensorBoardOption = None,
 ) -> None:
     """Measure a bundle on a labelled set, with 95 % intervals over patients.
 
@@ -271,9 +297,12 @@ def evaluate(
     from rentgen.evaluate.judge import GALLERY, judge, select_part
     from rentgen.evaluate.report import Report, check_installed
     from rentgen.evaluate.report import write as write_report
+    from rentgen.records.runs import Findings, RunStart, describe
+    from rentgen.tracking.follow import follow
 
     if report is not None:
         check_installed()
+    kept_by = trackers(mlflow, tensorboard)
     predictor = open_predictor(bundle, engine, precision)
     listing = list_images(data, patient_pattern=patient_pattern)
     with progress_bars(to_stderr=json_file == "-") as progress:
@@ -281,7 +310,12 @@ def evaluate(
             hashes = examine(listing, progress=lambda done, total: progress("audit", done, total)).hashes
             listing = select_part(listing, predictor, part, hashes)
         found = judge(
-            predictor, listing, seed=seed, resamples=resamples, gallery=GALLERY if report else 0, progress=progress
+            predictor,
+            listing,
+            seed=seed,
+            resamples=resamples,
+            gallery=GALLERY if report or kept_by else 0,
+            progress=progress,
         )
         robustness, looks = _probe(predictor, listing, stress, shortcuts, seed, progress)
         examined = None
@@ -300,6 +334,7 @@ def evaluate(
             print_robustness(robustness)
         if looks is not None:
             print_shortcuts(looks)
+    files: tuple[Path, ...] = ()
     if report is not None and examined is not None:
         files = write_report(
             report,
@@ -318,6 +353,17 @@ def evaluate(
             ),
         )
         err.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)
+    settings = {"bundle": predictor.bundle.bundle_id, "data": str(data), "part": str(part or "all"), "seed": str(seed)}
+    settings |= {"engine": str(engine), "precision": str(predictor.session.precision), "resamples": str(resamples)}
+    with follow(kept_by, RunStart(predictor.card.name, "evaluate", settings, command_line())) as followers:
+        followers.keep(
+            Findings(
+                metrics=measured(**{part or "all": figures}),
+                pictures=pictures(found.mistakes, found.examples),
+                files=files,
+                note=describe(predictor.card, predictor.bundle.bundle_id),
+            )
+        )
 
 
 def _probe(

@@ -1,0 +1,1 @@
+"""Bundles for where others already run: plain ONNX, OpenVINO IR, torch, MLflow."""

@@ -1,0 +1,1 @@
+"""Where runs are kept track of: an MLflow server, TensorBoard's files."""
