@@ -86,7 +86,7 @@ class Gateway:
 
     def cpu_s(self) -> float:
         """Return the processor time of all its processes."""
-        return sum(cpu_s(pid) for pid in family(self.process.pid))
+        return cpu_s(self.process.pid)
 
 
 def compare(pacs: int, mine: Gateway, film: Path, arguments: argparse.Namespace) -> None:

@@ -92,11 +92,18 @@ class Database:
                 yield connection
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """Give a connection whose changes are kept together or not at all."""
+    def writing(self, *, lasting: bool = True) -> Iterator[Connection]:
+        """Give a connection whose changes are kept together or not at all.
+
+        Args:
+            lasting: they are on the disk at the end; otherwise a power cut, though not a kill, may undo them, with all
+                that came after: for what is then done again. The wait for the disk is most of a small transaction.
+        """
         with self._writer, translated(), self._engine.connect() as connection:
-            connection = connection.execution_options(writes=True)
+            connection = connection.execution_options(writes=True, lasting=lasting)
             with connection.begin():
+                if not lasting and not self.is_sqlite:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield connection
 
     @contextlib.contextmanager
@@ -240,8 +247,13 @@ def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("writes", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # It cannot be changed within a transaction, and the connection may come from another one.
+    connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('lasting', True) else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _revision_of(connection: Connection) -> str | None:

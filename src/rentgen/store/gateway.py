@@ -2,6 +2,9 @@
 
 Every change is one transaction, so that a process that dies leaves a step either undone or done. A step that was
 claimed and not finished comes back when its lease ends; only the holder of the newest lease can finish it.
+
+What was received is on the disk before its sender is told so. The steps are not waited for: after a power cut the last
+of them may be undone, and are done again.
 """
 
 from __future__ import annotations
@@ -124,7 +127,7 @@ class Queue:
             # It is asked all the time, and a reader stands in nobody's way.
             if connection.scalar(quiet.limit(1)) is None:
                 return 0
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             closed = connection.scalars(quiet.order_by(BatchRow.id).with_for_update()).all()
             for batch_id in closed:
                 connection.execute(sa.update(BatchRow).where(BatchRow.id == batch_id).values(open_uid=None))
@@ -147,7 +150,7 @@ class Queue:
             without: destinations to leave alone.
         """
         wanted = {"step_": str(step), "now": now, "without": list(without)}
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             row = connection.execute(DUE, wanted).one_or_none()
             if row is None:
                 return None
@@ -159,7 +162,7 @@ class Queue:
     def renew(self, job: Job, now: datetime, lease_s: float) -> bool:
         """Return whether a claimed step is this worker's for so many seconds more; not where the lease was lost."""
         mine = sa.update(JobRow).where(JobRow.id == job.job_id, JobRow.lease == job.lease)
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             return connection.execute(mine.values(due_at=now + timedelta(seconds=lease_s))).rowcount == 1
 
     def release(self, now: datetime) -> int:
@@ -177,7 +180,7 @@ class Queue:
             answers: SOP Instance UID to what the analysis came to.
             now: the time.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             if not end(connection, job, State.DONE):
                 return False
             for uid, content in answers.items():
@@ -206,7 +209,7 @@ class Queue:
             documents: destination to what it gets; one that gets nothing has no delivery.
             now: the time.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             if not end(connection, job, State.DONE):
                 return False
             for destination, those in documents.items():
@@ -235,7 +238,7 @@ class Queue:
             dry_run: nothing was handed over; the audit trail says so.
         """
         mine = (DocumentRow.batch_id == job.batch_id, DocumentRow.destination == job.destination)
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             if not end(connection, job, State.DONE):
                 return False
             complete(connection, job.batch_id, now)
@@ -246,7 +249,7 @@ class Queue:
 
     def postpone(self, job: Job, due_at: datetime, reason: str) -> bool:
         """Return whether a step is noted to be tried again from `due_at` on; not where the lease was lost."""
-        with self._database.writing() as connection:
+        with self._database.writing(lasting=False) as connection:
             return end(connection, job, State.WAITING, reason, due_at)
 
     def bury(self, job: Job, reason: str) -> bool:
