@@ -78,6 +78,9 @@ class Sender(Protocol):
     def check(self) -> CheckResult:
         """Ask whether the peer is there, without changing anything."""
 
+    def rest(self) -> None:
+        """There is nothing to deliver for now: let go what a peer would wait for."""
+
     def close(self) -> None:
         """Let connections go."""
 

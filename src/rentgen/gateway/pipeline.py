@@ -154,6 +154,8 @@ class Deliveries:
         resting = [name for name, circuit in self._circuits.items() if not circuit.lets_through(now)]
         job = self._queue.claim(Step.DELIVER, now, LEASE_S, without=[*resting, *without])
         if job is None:
+            for idle in self._senders.values():
+                idle.rest()
             return False
         if self._dry_run:
             self._queue.finish(job, now, dry_run=True)

@@ -1,4 +1,4 @@
-"""DICOM objects to a PACS by C-STORE: one association for all documents of a result."""
+"""DICOM objects to a PACS by C-STORE: one association for all documents of a result, and for the next results."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ class DimseSender:
         self._destination = destination
         self._commitments = commitments or Commitments()
         self._tls = None if destination.tls is None else client_context(destination.tls)
+        self._held: Association | None = None
         self._entity = Caller(ae_title)
         for limit in ("connection_timeout", "acse_timeout", "dimse_timeout", "network_timeout"):
             setattr(self._entity, limit, destination.timeout_s)
@@ -76,11 +77,22 @@ class DimseSender:
             objects = [pydicom.dcmread(io.BytesIO(document.content)) for document in documents]
         except (InvalidDicomError, EOFError, ValueError) as error:
             return dead(f"a document is no DICOM object ({type(error).__name__})")
-        association = self._associate(contexts(objects, commitment=self._destination.commitment))
-        try:
-            return self._store(association, objects)
-        finally:
-            _leave(association)
+        held, self._held = self._held, None
+        if held is not None and held.is_established and _takes_all(held, objects):
+            outcome = self._settle(held, objects)
+            # A peer may hang up between two results; that says nothing about this one.
+            if outcome.result is not Result.RETRY or held.is_established:
+                return outcome
+        elif held is not None:
+            _leave(held)
+        wanted = contexts(objects, self._destination)
+        return self._settle(self._associate(wanted), objects)
+
+    def rest(self) -> None:
+        """Release the association that was kept for the next result."""
+        held, self._held = self._held, None
+        if held is not None:
+            _leave(held)
 
     def check(self) -> CheckResult:
         """Ask whether the peer takes what is to be sent, by negotiation alone, and send a C-ECHO."""
@@ -105,7 +117,8 @@ class DimseSender:
         return CheckResult(name, True, "it answers C-ECHO and takes what is to be sent" if heard else "no C-ECHO")
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Let the association go."""
+        self.rest()
 
     def _associate(self, proposed: list[PresentationContext]) -> Association:
         told = self._destination
@@ -117,6 +130,18 @@ class DimseSender:
             evt_handlers=self._commitments.handlers(),
             tls_args=None if self._tls is None else (self._tls, told.host),
         )
+
+    def _settle(self, association: Association, objects: Sequence[FileDataset]) -> Outcome:
+        """Store objects, and keep the association where all went well: results come in bursts."""
+        outcome = retry("the association was not used")
+        try:
+            outcome = self._store(association, objects)
+        finally:
+            if outcome.result is Result.DELIVERED and association.is_established:
+                self._held = association
+            else:
+                _leave(association)
+        return outcome
 
     def _store(self, association: Association, objects: Sequence[FileDataset]) -> Outcome:
         if not association.is_established:
@@ -145,11 +170,15 @@ class DimseSender:
         return retry(f"no association: {fault or 'the peer cannot be reached, or went away'}")
 
 
-def contexts(objects: Iterable[FileDataset], *, commitment: bool) -> list[PresentationContext]:
-    """Return what is proposed: each class of the objects in each of their encodings, and the service asked for."""
+def contexts(objects: Iterable[FileDataset], destination: Destination) -> list[PresentationContext]:
+    """Return what is proposed: the classes of a destination's kinds, the objects' own, and the service asked for."""
     wanted = dict.fromkeys((str(each.SOPClassUID), str(each.file_meta.TransferSyntaxUID)) for each in objects)
-    proposed = [build_context(sop, list(_PLAIN) if syntax in _PLAIN else syntax) for sop, syntax in wanted]
-    if commitment:
+    coded = [(sop, syntax) for sop, syntax in wanted if syntax not in _PLAIN]
+    plain = [sop for sop, syntax in wanted if syntax in _PLAIN]
+    plain += [str(CLASSES[kind]) for kind in destination.kinds if kind in CLASSES]
+    proposed = [build_context(sop, list(_PLAIN)) for sop in dict.fromkeys(plain)]
+    proposed += [build_context(sop, syntax) for sop, syntax in coded]
+    if destination.commitment:
         proposed.append(build_context(StorageCommitmentPushModel))
     return proposed
 
@@ -168,6 +197,10 @@ def _store_one(association: Association, each: FileDataset) -> Outcome:
 
 def _takes(association: Association, sop_class: str) -> bool:
     return any(context.abstract_syntax == sop_class for context in association.accepted_contexts)
+
+
+def _takes_all(association: Association, objects: Iterable[FileDataset]) -> bool:
+    return all(_takes(association, str(each.SOPClassUID)) for each in objects)
 
 
 def _leave(association: Association) -> None:

@@ -59,6 +59,9 @@ class FhirSender:
             self._name, False, f"no capability statement (HTTP status {reply.status}); check `url` and the credentials"
         )
 
+    def rest(self) -> None:
+        """Nothing that a peer waits for is kept open."""
+
     def close(self) -> None:
         """Let connections go."""
         self._http.close()

@@ -54,6 +54,9 @@ class MllpSender:
             return CheckResult(name, False, f"cannot connect ({fault}); check host, port and TLS")
         return CheckResult(name, True, "connected")
 
+    def rest(self) -> None:
+        """Nothing that a peer waits for is kept open."""
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:

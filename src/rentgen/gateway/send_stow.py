@@ -59,6 +59,9 @@ class StowSender:
             return CheckResult(self._name, True, "it takes POST, and answers no queries")
         return CheckResult(self._name, False, f"HTTP status {reply.status}; check `url` and the credentials")
 
+    def rest(self) -> None:
+        """Nothing that a peer waits for is kept open."""
+
     def close(self) -> None:
         """Let connections go."""
         self._http.close()

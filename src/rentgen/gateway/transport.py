@@ -254,6 +254,9 @@ class Caller(AE):
 class _ClosedSocket(AssociationSocket):
     def __init__(self, inner: AssociationSocket) -> None:
         vars(self).update(vars(inner))
+        if self.socket is not None:
+            # A message is several small writes; each would wait 40 ms for the peer's word on the one before.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _shutdown_socket(self) -> None:
         connection = self.socket
