@@ -14,13 +14,16 @@ from rentgen.records.films import (
     Radiograph,
     ResizeMode,
     Split,
+    Task,
 )
 from rentgen.records.model import Calibration, Card, Conformal, Domain, Scope
 from rentgen.records.predictions import EngineName, Precision, Prediction, Status
 from rentgen.records.training import Audit, DuplicatePair, Epoch, History, SplitCertificate
+from rentgen.records.truth import UNKNOWN, one_against_rest, strata, truth_of
 
 __all__ = [
     "DISCLAIMER",
+    "UNKNOWN",
     "Audit",
     "Calibration",
     "Card",
@@ -55,5 +58,9 @@ __all__ = [
     "Split",
     "SplitCertificate",
     "Status",
+    "Task",
     "UInt8",
+    "one_against_rest",
+    "strata",
+    "truth_of",
 ]
