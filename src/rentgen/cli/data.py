@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from rentgen.cli.options import DataArgument, JsonOption, PatternOption, data_app
+from rentgen.cli.options import DataArgument, FindingsOption, JsonOption, PatternOption, data_app, split_names
 from rentgen.terminal import out, progress_bars, write_json
 
 
@@ -42,7 +42,7 @@ def data_get(
     finding: Annotated[
         str | None, typer.Option(help="One finding against the rest, where the set has a table of findings.")
     ] = None,
-    films: Annotated[int, typer.Option(help="Films of each class to draw (phantom only).", min=1)] = 200,
+    films: Annotated[int, typer.Option(help="Films to draw, of each class or in all (phantoms only).", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Of the drawing (phantom only).", min=0)] = 0,
     dicom: Annotated[bool, typer.Option("--dicom", help="Draw DICOM files, not PNG (phantom only).")] = False,
 ) -> None:
@@ -73,12 +73,13 @@ def data_audit(
     data: DataArgument,
     json_file: JsonOption = None,
     patient_pattern: PatternOption = None,
+    findings: FindingsOption = None,
 ) -> None:
     """Look for unreadable files, duplicates, patients on both sides, imbalance and shortcuts before training."""
     from rentgen.data.audit import audit, describe, examine
     from rentgen.data.listing import list_images
 
-    listing = list_images(data, patient_pattern=patient_pattern)
+    listing = list_images(data, patient_pattern=patient_pattern, findings=split_names(findings))
     with progress_bars(to_stderr=json_file == "-") as progress:
         examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
     found = audit(listing, examined)

@@ -17,6 +17,7 @@ from rentgen.cli.options import (
     BundleArgument,
     DataArgument,
     EngineOption,
+    FindingsOption,
     JsonOption,
     PatternOption,
     PrecisionOption,
@@ -27,6 +28,7 @@ from rentgen.cli.options import (
     films_in,
     now,
     open_predictor,
+    split_names,
 )
 from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
 from rentgen.terminal import (
@@ -119,7 +121,8 @@ def train(
         str,
         typer.Option(
             help="`paper` (the study's: a frozen network), `fine-tune` (the whole network, calibrated, abstaining), "
-            "`pneumonia` (of the bundle that ships) or a TOML file of your own; see `rentgen recipe`."
+            "`findings` (several a film), `pneumonia` (of the bundle that ships) or a TOML file of your own; see "
+            "`rentgen recipe`."
         ),
     ] = "paper",
     backbone: Annotated[
@@ -147,6 +150,7 @@ def train(
         typer.Option(metavar="DIR", help=f"Where features are kept between runs. Default: {cache_folder()}"),
     ] = None,
     patient_pattern: PatternOption = None,
+    findings: FindingsOption = None,
     licence: Annotated[
         list[str] | None,
         typer.Option(help="Licence and source of the films, for the card. May be given several times."),
@@ -186,6 +190,7 @@ def train(
         patient_pattern=patient_pattern,
         licences=tuple(licence or ()),
         command=command,
+        findings=split_names(findings),
     )
     if find_lr:
         _find_rate(wanted)

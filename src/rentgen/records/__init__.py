@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rentgen.records.common import DISCLAIMER, Float32, Float64, Int64, Pixels, Progress, UInt8
+from rentgen.records.deciding import deciding_threshold, deciding_thresholds, present_findings
 from rentgen.records.evaluation import Curve, Evaluation, Interval, Leak, Mistake, OperatingPoint
 from rentgen.records.films import (
     Geometry,
@@ -16,7 +17,7 @@ from rentgen.records.films import (
     Split,
     Task,
 )
-from rentgen.records.model import Calibration, Card, Conformal, Domain, Scope
+from rentgen.records.model import Calibration, Card, Conformal, Domain, FindingSet, Scope
 from rentgen.records.predictions import EngineName, Precision, Prediction, Status
 from rentgen.records.training import Audit, DuplicatePair, Epoch, History, SplitCertificate
 from rentgen.records.truth import UNKNOWN, one_against_rest, strata, truth_of
@@ -34,6 +35,7 @@ __all__ = [
     "EngineName",
     "Epoch",
     "Evaluation",
+    "FindingSet",
     "Float32",
     "Float64",
     "Geometry",
@@ -60,7 +62,10 @@ __all__ = [
     "Status",
     "Task",
     "UInt8",
+    "deciding_threshold",
+    "deciding_thresholds",
     "one_against_rest",
+    "present_findings",
     "strata",
     "truth_of",
 ]
