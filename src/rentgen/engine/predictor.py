@@ -263,7 +263,9 @@ class Predictor:
                 return nothing
         scores = probabilities.copy()
         if several is not None and several.present:
-            scores[[label not in several.present for label in classes]] = 0.0
+            # One that is sure stands before one in doubt.
+            sure = [label for label in several.present if label not in several.undetermined]
+            scores[[label not in (sure or several.present) for label in classes]] = 0.0
         return classes[int(self.leading(scores[np.newaxis])[0])]
 
 

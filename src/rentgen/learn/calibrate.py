@@ -43,6 +43,7 @@ from rentgen.records import (
     Split,
     SplitCertificate,
     Status,
+    Task,
 )
 
 FOLDS = 5
@@ -93,6 +94,11 @@ def calibrate(
         SettingError: the method, the coverage or the prevalence is not allowed.
         BundleError: the graph does not answer as it did where it was made.
     """
+    if bundle.card.task is Task.MULTILABEL:
+        raise DataError(
+            "Expected a bundle that gives each film one class, but it has several findings. Each of those is calibrated "
+            "when it is trained: train on the site's films with --recipe findings; features are cached."
+        )
     if method not in tuple(Method):
         raise SettingError(f"Expected the method to be one of {', '.join(Method)}, but got {str(method)!r}.")
     classes = bundle.card.classes

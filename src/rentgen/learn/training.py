@@ -102,6 +102,7 @@ class TrainingPlan:
         licences: of the data, in words.
         command: that is noted in the card.
         findings: of a table of several findings, those to learn; all of them by default.
+        probed: find out, too, how the model bears worse films, where it looks, and what its heat maps are worth.
     """
 
     data: Path
@@ -114,6 +115,7 @@ class TrainingPlan:
     licences: tuple[str, ...] = ()
     command: str = ""
     findings: tuple[str, ...] = ()
+    probed: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +128,7 @@ class Training:
         audit: of the films.
         validation: how the bundle did on the part that chose it.
         test: how it did on the part that only measures; None where there is none.
-        trust: how it bears worse films, where it looks, and what its heat maps are worth.
+        trust: how it bears worse films, where it looks, and what its heat maps are worth; None where nobody asked.
     """
 
     bundle: Bundle
@@ -134,7 +136,7 @@ class Training:
     audit: Audit
     validation: Judgement
     test: Judgement | None
-    trust: Trust
+    trust: Trust | None
 
 
 def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
@@ -172,7 +174,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
         )
         draft = replace(draft, card=replace(draft.card, tolerances=admit_bf16(draft, parts[Split.VALIDATION])))
         draft = replace(draft, card=measure_sets(Predictor(draft, precision=Precision.F32), parts[Split.TEST]))
-    return _judge_and_write(draft, plan.out, shared, progress)
+    return _judge_and_write(draft, plan, shared, progress)
 
 
 def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> RateSearch:
@@ -467,7 +469,7 @@ def _card(
     )
 
 
-def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progress | None) -> Training:
+def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: _Shared, progress: Progress | None) -> Training:
     """Choose operating points on validation, measure on both parts through the graph that is shipped, and write."""
     listing = shared.listing
     # Patients of a test set of its own are known by its own means.
@@ -499,17 +501,16 @@ def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progre
         validation=chooser.evaluation.to_dict(),
         test=None if test is None else test.evaluation.to_dict(),
     )
-    trust = probe(
-        Predictor(draft, precision=Precision.F32),
-        test_part if len(test_part) else select(listing, Split.VALIDATION),
-        progress,
-    )
-    card = replace(
-        card,
-        robustness=trust.robustness.to_dict(),
-        shortcuts=trust.shortcuts.to_dict(),
-        heat_maps=trust.heat_maps.to_dict(),
-    )
+    trust = None
+    if plan.probed:
+        looked_at = test_part if len(test_part) else select(listing, Split.VALIDATION)
+        trust = probe(Predictor(draft, precision=Precision.F32), looked_at, progress)
+        card = replace(
+            card,
+            robustness=trust.robustness.to_dict(),
+            shortcuts=trust.shortcuts.to_dict(),
+            heat_maps=trust.heat_maps.to_dict(),
+        )
     final = replace(draft, card=card)
-    final = replace(final, bundle_id=bundles.write(out, final))
+    final = replace(final, bundle_id=bundles.write(plan.out, final))
     return Training(final, listing, shared.audit, chooser, test, trust)

@@ -208,8 +208,6 @@ class Card:
             engine's own.
         task: whether a film has one class, or several findings of which each has a logit and a sigmoid of its own.
         finding_sets: of several findings, when each can be neither ruled out nor confirmed; empty elsewhere.
-        sources: of a model that learned from several sets: `learn.sources`'s plain values of what leaving each of them
-            out showed; empty elsewhere.
     """
 
     name: str
@@ -241,7 +239,6 @@ class Card:
     tolerances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     task: Task = Task.MULTICLASS
     finding_sets: tuple[FindingSet, ...] = ()
-    sources: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -275,7 +272,6 @@ class Card:
             "tolerances": {precision: dict(limits) for precision, limits in self.tolerances.items()},
             "task": str(self.task),
             "finding_sets": [item.to_dict() for item in self.finding_sets],
-            "sources": dict(self.sources),
         }
 
     @classmethod
