@@ -19,7 +19,7 @@ def test_the_shipped_recipe_says_every_default() -> None:
     assert said == {name: defaults[name] for name in ("data", "preprocessing", "backbone", "augment", "head")}
 
 
-@pytest.mark.parametrize("name", ["fine-tune", "pneumonia"])
+@pytest.mark.parametrize("name", ["fine-tune", "findings", "pneumonia"])
 def test_the_recipes_of_fine_tuning_say_every_key_of_it(name: str) -> None:
     said = tomllib.loads(text(name))
     assert load(name).finetune.epochs > 0
