@@ -72,7 +72,7 @@ export function presenceText(presence: Presence): string {
 }
 
 /** Return what stands above the findings: which are there, which are in doubt, or that there is none. */
-export function findingsText(said: Prediction): { lead: string; doubt: string } {
+export function findingsText(said: Prediction): { lead: string; doubt: string; brief: string } {
   const labels = (presence: Presence, kept: (label: string) => boolean = () => true) =>
     Object.keys(said.probabilities)
       .filter((label) => kept(label) && presenceOf(said, label).presence === presence)
@@ -80,6 +80,7 @@ export function findingsText(said: Prediction): { lead: string; doubt: string } 
   const present = labels("present", isFinding);
   const doubt = labels("undetermined", isFinding);
   return {
+    brief: [...present, ...(present.length > 0 ? [] : doubt.map((label) => `${label}?`))].join(", ") || table().none_present,
     lead: present.length > 0 ? present.join(", ") : table().none_present,
     doubt: doubt.length > 0 ? fill(table().undetermined_list, { labels: doubt.join(", ") }) : "",
   };

@@ -47,10 +47,7 @@ export function Worklist() {
 /** Return why a study stands where it stands, shortly. */
 function finding(said: Prediction): string {
   if (said.status !== "ok" || said.label === null) return statusText(said.status);
-  if (isSeveral(said)) {
-    const { lead, doubt } = findingsText(said);
-    return said.urgency === "doubt" ? doubt : lead;
-  }
+  if (isSeveral(said)) return findingsText(said).brief;
   const label = said.urgency === "urgent" ? (decidingPoint(said)?.label ?? said.label) : said.label;
   return `${labelText(label)} ${percent(said.probabilities[label] ?? 0)}`;
 }
