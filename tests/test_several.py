@@ -25,7 +25,7 @@ from rentgen.cli import main
 from rentgen.data.listing import list_images
 from rentgen.data.merge import merge, write_table
 from rentgen.engine.predictor import Predictor, heat_map
-from rentgen.errors import DataError
+from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.compare import compare
 from rentgen.evaluate.judge import judge
 from rentgen.evaluate.report import Report, render_html, render_json, render_markdown
@@ -181,12 +181,48 @@ def test_report_tells_of_findings(made: Training) -> None:
     assert json.loads(render_json(report))["evaluation"]["known"]["Nodule"] > 20
 
 
-def test_what_needs_one_class_a_film_says_so(made: Training, predictor: Predictor, table: Path) -> None:
-    listing = list_images(table)
-    with pytest.raises(DataError, match="it has several findings"):
-        calibrate(made.bundle, listing)
+def test_bundles_of_findings_are_not_compared(predictor: Predictor, table: Path) -> None:
     with pytest.raises(DataError, match="one has several findings"):
-        compare(predictor, predictor, listing)
+        compare(predictor, predictor, list_images(table))
+
+
+def test_site_calibrates_what_its_films_tell(made: Training, table: Path, tmp_path: Path) -> None:
+    held = {record.path.name for record in made.listing.records if record.split is not Split.TRAIN}
+    rows = [row for row in rows_of(table) if Path(row["path"]).name in held]
+    with (tmp_path / "site.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "patient", "Effusion", "Consolidation"])
+        writer.writerows(
+            [table.parent / row["path"], row["patient"], row["Effusion"], row["Consolidation"]] for row in rows
+        )
+    listing = list_images(tmp_path / "site.csv")
+    result, told = calibrate(made.bundle, listing, coverage=0.8, resamples=10)
+    assert told["unchanged"] == ["Nodule", "No Finding"]
+    assert told["support"]["Effusion"] == sum(row["Effusion"] == "1" for row in rows)
+    old, new = made.bundle.card, result.card
+    for name in NAMES:
+        points = [[point for point in card.operating_points if point.label == name] for card in (old, new)]
+        assert (points[0] == points[1]) == (name in told["unchanged"])
+    assert {item.label: item.coverage for item in new.finding_sets if item.label not in told["unchanged"]} == {
+        "Consolidation": 0.8, "Effusion": 0.8,
+    }  # fmt: skip
+    assert (
+        judge(Predictor(result, precision=Precision.F32), listing, resamples=0, gallery=0).evaluation.leak is not None
+    )
+    with pytest.raises(SettingError, match="no prevalence of several findings"):
+        calibrate(made.bundle, listing, prevalence={"Effusion": 0.1})
+
+
+def test_fine_tuning_learns_findings(table: Path, tmp_path: Path) -> None:
+    small = load("fine-tune").change("backbone", name="test_efficientnet", precision="f32")
+    small = small.change("preprocessing", height=64, width=64).change("head", epochs=2).change("augment", views=0)
+    small = small.change("finetune", epochs=1, precision="f32").change("shift", mixup=0.2)
+    small = small.change("data", validation=0.4, test=0.0)
+    plan = TrainingPlan(table, tmp_path / "tuned.rentgen", small, tmp_path / "cache", weights="random", probed=False)
+    card = train(plan).bundle.card
+    assert card.task is Task.MULTILABEL
+    assert card.domain is not None
+    assert np.isfinite(card.history.parts["validation"][0].loss)
 
 
 # ---- what is said of a film

@@ -18,6 +18,7 @@ from rentgen.evaluate.weighted import (
     Ranking,
     confidence_bins,
     divide,
+    log_losses,
     mean_of_measured,
     weighted_auroc,
     weighted_average_precision,
@@ -140,3 +141,10 @@ def mean_cell_loss(probabilities: Float64, truth: Int64, weights: Float64 | None
     under = np.ones(len(truth)) if weights is None else weights
     losses = under @ cell_losses(probabilities, truth)
     return float(losses.sum() / max(float((under @ (truth != UNKNOWN)).sum()), np.finfo(np.float64).tiny))
+
+
+def mean_loss(probabilities: Float64, truth: Int64, weights: Float64) -> float:
+    """Return the mean cross-entropy in nats, over films or over known pairs of film and finding."""
+    if truth.ndim == 2:
+        return mean_cell_loss(probabilities, truth, weights)
+    return float(np.average(log_losses(probabilities, truth), weights=weights))

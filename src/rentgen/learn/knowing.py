@@ -19,8 +19,7 @@ from rentgen.evaluate.metrics import auroc
 from rentgen.evaluate.prevalence import balance_weights
 from rentgen.evaluate.reliability import reliability_figures
 from rentgen.evaluate.sets import choose_finding_sets, conformal_threshold, measure_coverage, measure_finding_sets
-from rentgen.evaluate.several import mean_cell_loss
-from rentgen.evaluate.weighted import log_losses
+from rentgen.evaluate.several import mean_loss
 from rentgen.images.corrupt import stress
 from rentgen.learn.members import FittedFilms
 from rentgen.learn.recipe import AnswerSettings
@@ -182,13 +181,6 @@ def _calibrate(
         ),
         crossed[best],
     )  # fmt: skip
-
-
-def mean_loss(probabilities: Float64, truth: Int64, weights: Float64) -> float:
-    """Return the mean cross-entropy in nats, over films or over known pairs of film and finding."""
-    if truth.ndim == 2:
-        return mean_cell_loss(probabilities, truth, weights)
-    return float(np.average(log_losses(probabilities, truth), weights=weights))
 
 
 def _fit(method: Method, logits: Float64, truth: Int64, weights: Float64) -> Scaling:
