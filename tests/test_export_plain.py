@@ -23,7 +23,7 @@ from rentgen.export.ir import write_openvino
 from rentgen.export.plain import file_stem, write_onnx
 from rentgen.images.phantom import golden_films
 from rentgen.images.prepare import prepare
-from rentgen.records import Calibration, OperatingPoint, Precision, Radiograph
+from rentgen.records import Calibration, OperatingPoint, Precision, Radiograph, Task
 from rentgen.records.evaluation import Interval
 
 Writer = Callable[[Bundle, Path], tuple[Path, ...]]
@@ -66,6 +66,15 @@ def test_onnx_runtime_gives_the_bundles_probabilities(bundle: Bundle, tmp_path: 
     answers = dict(zip(names, session.run(names, {"image": prepared(bundle)}), strict=True))
     np.testing.assert_allclose(answers["probabilities"], expected(bundle), atol=1e-5)
     np.testing.assert_allclose(answers["activation_maps"], bundle.golden.activation_maps, atol=1e-4)
+
+
+def test_findings_get_a_sigmoid_each(bundle: Bundle, tmp_path: Path) -> None:
+    several = replace(bundle, card=replace(bundle.card, task=Task.MULTILABEL))
+    path, described = write_onnx(several, tmp_path)
+    (given,) = onnxruntime.InferenceSession(path).run(["probabilities"], {"image": prepared(several)})
+    np.testing.assert_allclose(given, expected(several), atol=1e-5)
+    assert np.abs(given.sum(axis=1) - 1).max() > 1e-3
+    assert json.loads(described.read_text())["task"] == "multilabel"
 
 
 def test_openvino_gives_the_bundles_probabilities(bundle: Bundle, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 from rentgen.errors import DataError
 from rentgen.learn import head as heads
 from rentgen.learn.head import Features, Head, initial_weights, train_head
+from rentgen.learn.objective import OneOfMany
 from rentgen.learn.recipe import HeadSettings
 from rentgen.records import Epoch, Float32, History, Int64
 
@@ -167,7 +168,7 @@ def test_two_classes_and_classes_that_do_not_occur() -> None:
 def test_figures_average_over_the_classes_that_occur() -> None:
     labels = np.array([0, 0, 1, 1, 1], np.int64)
     logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 3, 1], [0, 1, 4], [5, 1, 0]])
-    epoch = heads.figures(logits, torch.from_numpy(labels))
+    epoch = OneOfMany(torch.ones(CLASSES), 0.0).figures(logits, torch.from_numpy(labels))
     assert [epoch.loss, epoch.accuracy, epoch.recall, epoch.f1] == pytest.approx(judge(logits, labels))
 
 

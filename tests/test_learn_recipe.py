@@ -86,6 +86,6 @@ def test_a_wrong_recipe_is_refused_with_what_to_do(toml: str, message: str) -> N
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(
         SettingError,
-        match="Expected a recipe's name \\(paper, fine-tune, pneumonia\\) or a TOML file, but got 'papper'",
+        match="Expected a recipe's name \\(paper, fine-tune, findings, pneumonia\\) or a TOML file, but got 'papper'",
     ):
         load("papper")

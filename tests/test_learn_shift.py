@@ -83,14 +83,14 @@ def test_mixed_targets_are_the_shares_of_the_films(kind: str) -> None:
     targets = torch.eye(2)[[0, 0, 1, 1]]
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        mixed, shares = mix_batch(films, targets, still(**{kind: 1.0}), generator)
+        mixed, (shares,) = mix_batch(films, (targets,), still(**{kind: 1.0}), generator)
         torch.testing.assert_close(shares.sum(1), torch.ones(4))
         # A film's mean grey level tells how much of the bright kind is in it.
         torch.testing.assert_close(mixed.mean((1, 2)) / 200, shares[:, 1], atol=1e-5, rtol=0)
 
 
 def test_films_are_not_mixed_unless_asked() -> None:
-    films, targets = batch().float(), torch.eye(6)
+    films, targets = batch().float(), (torch.eye(6),)
     same, shares = mix_batch(films, targets, still(), torch.Generator())
     assert same is films
     assert shares is targets

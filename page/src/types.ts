@@ -16,6 +16,8 @@ export interface Point {
   positive: boolean;
   sensitivity: Interval;
   specificity: Interval;
+  /** Of several findings, whether this one is neither ruled out nor confirmed; null where a film has one class. */
+  undetermined?: boolean | null;
 }
 
 export interface Prediction {

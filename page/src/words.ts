@@ -54,6 +54,38 @@ export function decidingPoint(said: Prediction): Point | null {
   return nearest ? least(able.filter((point) => point.label === nearest.label)) : (said.points[0] ?? null);
 }
 
+/** Return whether a film may have several findings, each with an operating point of its own. */
+export const isSeveral = (said: Prediction) => said.points.some((point) => typeof point.undetermined === "boolean");
+
+export type Presence = "present" | "absent" | "undetermined" | "unjudged";
+
+/** Return what is said of one of several findings, as the PDF says it. */
+export function presenceOf(said: Prediction, label: string): { presence: Presence; point: Point | null } {
+  const own = said.points.filter((point) => point.label === label && shared.deciding_points.includes(point.name));
+  const point = own.reduce<Point | null>((first, one) => (first && first.threshold <= one.threshold ? first : one), null);
+  if (point === null) return { presence: "unjudged", point };
+  return { presence: point.undetermined ? "undetermined" : point.positive ? "present" : "absent", point };
+}
+
+export function presenceText(presence: Presence): string {
+  return table()[`finding_${presence}`];
+}
+
+/** Return what stands above the findings: which are there, which are in doubt, or that there is none. */
+export function findingsText(said: Prediction): { lead: string; doubt: string; brief: string } {
+  const labels = (presence: Presence, kept: (label: string) => boolean = () => true) =>
+    Object.keys(said.probabilities)
+      .filter((label) => kept(label) && presenceOf(said, label).presence === presence)
+      .map(labelText);
+  const present = labels("present", isFinding);
+  const doubt = labels("undetermined", isFinding);
+  return {
+    brief: [...present, ...(present.length > 0 ? [] : doubt.map((label) => `${label}?`))].join(", ") || table().none_present,
+    lead: present.length > 0 ? present.join(", ") : table().none_present,
+    doubt: doubt.length > 0 ? fill(table().undetermined_list, { labels: doubt.join(", ") }) : "",
+  };
+}
+
 export interface PointWords {
   side: string;
   meaning: string;

@@ -51,6 +51,23 @@ describe("sentences", () => {
     expect(told.meaning).toContain("none of the measured films without it");
     expect(words.pointWords({ ...point, sensitivity: { value: null, low: null, high: null } }).meaning).toBe("");
   });
+  it("tell several findings each by its own point", () => {
+    const at = (label: string, positive: boolean, undetermined: boolean) => ({ ...point, label, positive, undetermined, name: "youden" });
+    const said = {
+      label: "EFFUSION",
+      probabilities: { EFFUSION: 0.9, NODULE: 0.5, CARDIOMEGALY: 0.1, "No Finding": 0.1 },
+      points: [at("EFFUSION", true, false), at("NODULE", true, true), at("CARDIOMEGALY", false, false), at("No Finding", false, true)],
+    };
+    type Said = Parameters<typeof words.findingsText>[0];
+    expect(words.isSeveral(said as unknown as Said)).toBe(true);
+    const told = words.findingsText(said as unknown as Said);
+    expect(told.lead).toBe("Effusion");
+    expect(told.doubt).toContain("Nodule");
+    expect(told.doubt).not.toContain("No finding");
+    const unsure = { ...said, points: said.points.slice(1) };
+    expect(words.findingsText(unsure as unknown as Said).brief).toBe("Nodule?");
+    expect(words.presenceOf(unsure as unknown as Said, "EFFUSION").presence).toBe("unjudged");
+  });
   it("explain urgency by the finding, not by the most probable class", () => {
     const said = {
       label: "NORMAL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
-from rentgen.records import Card, Evaluation, Prediction, Progress
+from rentgen.records import Card, Evaluation, Interval, Prediction, Progress, Task
 
 if TYPE_CHECKING:
     from rentgen.evaluate.shortcuts import Shortcuts
     from rentgen.evaluate.stress import Robustness
+    from rentgen.learn.sources import LeftOut
 
 HEADLINE = (
     "accuracy",
@@ -107,8 +109,42 @@ def print_evaluation(found: Evaluation, title: str) -> None:
         interval = found.metrics[name]
         table.add_row(name, f"{interval.value:.3f}", f"{interval.low:.3f} - {interval.high:.3f}")
     out.print(table)
+    if found.task is Task.MULTILABEL:
+        _print_findings_measured(found)
     if found.positive:
         out.print(f"recall, precision, specificity and f1 speak of {escape(found.positive)}", style="dim")
+
+
+def _print_findings_measured(found: Evaluation) -> None:
+    """Print each finding at its own operating point."""
+    shares = ("auroc", "recall", "specificity")
+    columns = (Column(name, min_width=11) for name in ("AUROC", "sensitivity", "specificity"))
+    table = Table("finding", "present", *columns, "ECE")
+    for label, values in found.per_class.items():
+        cells = [f"{one.value:.3f} ({one.low:.2f}-{one.high:.2f})" for one in (values[name] for name in shares)]
+        present = f"{found.support[label]} of {found.known[label]}"
+        table.add_row(escape(label), present, *cells, f"{values['ece'].value:.3f}")
+    out.print(table)
+    out.print(
+        "accuracy, loss and brier are over all known pairs of film and finding, the others means over the findings",
+        style="dim",
+    )
+
+
+def print_sources(found: Sequence[LeftOut]) -> None:
+    """Print what came of leaving each set out: AUROC of each finding on it, by a model of the others."""
+    table = Table("finding", *(escape(f"{one.source} ({one.films} films)") for one in found), title_justify="left")
+    table.title = "AUROC on a set that was left out of the training"
+
+    def cell(measured: Interval | None) -> str:
+        return "-" if measured is None or math.isnan(measured.value) else str(measured)
+
+    for label in dict.fromkeys(label for one in found for label in one.outside.classes):
+        table.add_row(escape(label), *(cell(one.outside.per_class.get(label, {}).get("auroc")) for one in found))
+    table.add_row("[bold]mean[/]", *(cell(one.outside.metrics["auroc"]) for one in found))
+    table.add_row("mean, on the others", *(cell(one.inside.metrics["auroc"]) for one in found))
+    out.print(table)
+    out.print("On the others: their validation part, which chose the model; it flatters.", style="dim")
 
 
 def print_robustness(found: Robustness) -> None:
@@ -160,8 +196,19 @@ def prediction_line(prediction: Prediction) -> str:
     if prediction.label is None:
         return f"[red]{'-':<18} {'':<11}  {prediction.status:<12}[/]  {path}: {reasons}"
     mark = f" ({reasons})" if prediction.reasons else ""
+    if prediction.findings is not None:
+        mark = f"{_findings_mark(prediction)}{mark}"
     chance = prediction.probabilities[prediction.label]
     return f"{escape(prediction.label):<18} {chance:<11.3f}  {prediction.status:<12}  {path}{mark}"
+
+
+def _findings_mark(prediction: Prediction) -> str:
+    """Return all findings that are present, those in doubt with a question mark."""
+    present = prediction.findings or ()
+    named = [
+        f"{label} {prediction.probabilities[label]:.3f}{'?' * (label in prediction.undetermined)}" for label in present
+    ]
+    return escape(f"  present: {', '.join(named) or 'none of the findings'}")
 
 
 def interval(values: Mapping[str, float | None]) -> str:
@@ -182,7 +229,9 @@ def stamp(measured: Mapping[str, Any]) -> str:
 def card_table(card: Card, bundle_id: str) -> Table:
     """Return what a bundle says of itself."""
     table = Table(Column(no_wrap=True), Column(overflow="fold"), title=escape(card.name), show_header=False)
-    films = ", ".join(f"{part} {sum(classes.values())}" for part, classes in card.counts.items())
+    counts = card.audit.get("films") or {part: sum(classes.values()) for part, classes in card.counts.items()}
+    films = ", ".join(f"{part} {number}" for part, number in counts.items())
+    what = "Findings" if card.task is Task.MULTILABEL else "Classes"
     measured = card.test or card.validation
     where = "test part" if card.test else "validation part (it chose: this flatters)"
     points = "\n".join(
@@ -197,7 +246,7 @@ def card_table(card: Card, bundle_id: str) -> Table:
     for name, value in (
         ("Bundle", bundle_id),
         ("Made", f"{card.created} with rentgen {card.software.get('rentgen', '?')}"),
-        ("Classes", ", ".join(card.classes) + (f" (positive: {card.positive})" if card.positive else "")),
+        (what, ", ".join(card.classes) + (f" (positive: {card.positive})" if card.positive else "")),
         ("Input", made),
         ("Backbone", f"{card.backbone['name']}; {card.backbone['weights']}; {card.backbone['licence']}"),
         ("Films", films),
@@ -225,6 +274,9 @@ def _calibration_words(card: Card) -> str:
     if card.conformal is not None:
         held = "" if card.conformal.measured is None else f"; measured {interval(card.conformal.measured)}"
         lines.append(f"prediction sets at {card.conformal.coverage:.0%} coverage{held}; no single class: abstain")
+    if card.finding_sets:
+        named = ", ".join(item.label for item in card.finding_sets)
+        lines.append(f"in doubt at {card.finding_sets[0].coverage:.0%} coverage, each on its own: {named}")
     return "\n".join(lines)
 
 

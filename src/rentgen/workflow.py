@@ -11,7 +11,7 @@ from rentgen.engine.predictor import Predictor
 from rentgen.errors import InputError
 from rentgen.images.prepare import map_to_native
 from rentgen.images.read import DEFAULT_LIMITS, Limits, read
-from rentgen.records import Card, Float32, Geometry, Prediction, Radiograph, Status, UInt8
+from rentgen.records import Card, Float32, Geometry, OperatingPoint, Prediction, Radiograph, Status, UInt8
 from rentgen.records.results import DECIDING_POINTS, is_finding
 from rentgen.records.studies import Point, StoredPrediction, Urgency
 
@@ -64,18 +64,7 @@ def describe(
         precision: of the arithmetic.
         image_id: of the film; empty for one that is not kept.
     """
-    points = tuple(
-        Point(
-            name=point.name,
-            label=point.label,
-            threshold=point.threshold,
-            positive=prediction.probabilities.get(point.label, 0.0) >= point.threshold,
-            sensitivity=point.sensitivity.to_dict(),
-            specificity=point.specificity.to_dict(),
-        )
-        for point in card.operating_points
-        if prediction.probabilities
-    )
+    points = tuple(hold_against(point, prediction) for point in card.operating_points if prediction.probabilities)
     return StoredPrediction(
         # One answer per film and bundle.
         prediction_id=f"{image_id}-{bundle_id[:12]}",
@@ -98,12 +87,37 @@ def describe(
     )
 
 
+def hold_against(point: OperatingPoint, prediction: Prediction) -> Point:
+    """Return on which side of an operating point an answer lies.
+
+    Of several findings, a class that says that there is nothing to find is never positive beside one that is, and in
+    doubt where all of those are.
+    """
+    positive = prediction.probabilities.get(point.label, 0.0) >= point.threshold
+    undetermined = None if prediction.findings is None else point.label in prediction.undetermined
+    if prediction.findings is not None and not is_finding(point.label):
+        found = [label for label in prediction.findings if is_finding(label)]
+        undetermined = undetermined or (positive and bool(found) and set(found) <= set(prediction.undetermined))
+        positive = positive and not found
+    return Point(
+        name=point.name,
+        label=point.label,
+        threshold=point.threshold,
+        positive=positive,
+        sensitivity=point.sensitivity.to_dict(),
+        specificity=point.specificity.to_dict(),
+        undetermined=undetermined,
+    )
+
+
 def judge_urgency(status: Status, points: tuple[Point, ...]) -> Urgency:
-    """Return how soon a study with this answer should be read."""
+    """Return how soon a study with this answer should be read; a finding in doubt is one to look for."""
     if status is not Status.OK:
         return Urgency.DOUBT
-    found = any(point.positive for point in points if point.name in DECIDING_POINTS and is_finding(point.label))
-    return Urgency.URGENT if found else Urgency.ROUTINE
+    found = [point for point in points if point.positive and point.name in DECIDING_POINTS and is_finding(point.label)]
+    if any(not point.undetermined for point in found):
+        return Urgency.URGENT
+    return Urgency.DOUBT if found else Urgency.ROUTINE
 
 
 def _score(prediction: Prediction) -> float:

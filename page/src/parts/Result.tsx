@@ -3,7 +3,7 @@ import { cardOf } from "../cards";
 import { language, number, percent, t, when } from "../i18n";
 import { answer, answers, film, modelName, models, putBack, mayRead, step, study } from "../state";
 import type { Card, Point, Prediction } from "../types";
-import { decidingPoint, doubtText, heatText, isTranslated, labelText, pointName, pointWords, reasonText, setText, statusText, urgencyText } from "../words";
+import { decidingPoint, doubtText, findingsText, heatText, isSeveral, isTranslated, labelText, pointName, pointWords, presenceOf, presenceText, reasonText, setText, statusText, urgencyText } from "../words";
 import { Icon } from "./Icon";
 import { Verdict } from "./Verdict";
 import { openCard } from "./dialogs";
@@ -29,7 +29,8 @@ export function Result() {
 
 /** Return what a screen reader says first: the doubt before any class. */
 function summary(said: Prediction): string {
-  const named = said.label === null ? "" : `${labelText(said.label)}, ${percent(said.probabilities[said.label] ?? 0)}.`;
+  const several = isSeveral(said) ? findingsText(said) : null;
+  const named = several !== null ? `${several.lead} ${several.doubt}` : said.label === null ? "" : `${labelText(said.label)}, ${percent(said.probabilities[said.label] ?? 0)}.`;
   if (said.status === "ok") return `${urgencyText(said.urgency)}. ${named}`;
   return `${statusText(said.status)}. ${doubtText(said.status)} ${said.reasons.map(reasonText).join(". ")}`;
 }
@@ -55,7 +56,11 @@ function Answer({ said, card }: { said: Prediction; card: Card | null }) {
     <div class="answer" data-status={said.status} data-urgency={said.urgency}>
       {stands ? null : <Doubt said={said} />}
       {said.label === null ? null : stands ? (
-        <Standing said={said} card={card} />
+        isSeveral(said) ? (
+          <Findings said={said} />
+        ) : (
+          <Standing said={said} card={card} />
+        )
       ) : (
         <details class="behind">
           <summary>{t("behind_doubt")}</summary>
@@ -109,6 +114,41 @@ function Standing({ said, card }: { said: Prediction; card: Card | null }) {
       {set ? <p>{set}</p> : null}
       {desk.heatOn.value && said.heatmap_url !== null ? <p class="quiet">{heatText(desk.heatLabel.value ?? label)}</p> : null}
       {said.points.length > 1 ? <Points said={said} /> : null}
+    </>
+  );
+}
+
+/** Several findings: each with its probability, its operating point and what it says. */
+function Findings({ said }: { said: Prediction }) {
+  const words = findingsText(said);
+  return (
+    <>
+      <p class="eyebrow urgency">
+        <Icon name={said.urgency} /> {urgencyText(said.urgency)}
+      </p>
+      <h2 class="class">{words.lead}</h2>
+      {words.doubt ? <p class="note">{words.doubt}</p> : null}
+      <dl class="bars" aria-label={t("probabilities")}>
+        {Object.entries(said.probabilities).map(([label, value]) => {
+          const { presence, point } = presenceOf(said, label);
+          return (
+            <div key={label} data-first={presence === "present"} data-presence={presence}>
+              <dt>
+                {labelText(label)} <span class="tag" data-positive={presence === "present"}>{presenceText(presence)}</span>
+              </dt>
+              <dd>
+                <span class="track" aria-hidden="true">
+                  <i style={{ width: `${(value * 100).toFixed(2)}%` }} />
+                  {point === null ? null : <b style={{ left: `${(point.threshold * 100).toFixed(2)}%` }} title={`${t("threshold_mark")} ${number(point.threshold, 2)}`} />}
+                </span>
+                <span class="share">{percent(value)}</span>
+              </dd>
+            </div>
+          );
+        })}
+      </dl>
+      {desk.heatOn.value && said.heatmap_url !== null ? <p class="quiet">{heatText(desk.heatLabel.value ?? said.label!)}</p> : null}
+      <Points said={said} />
     </>
   );
 }

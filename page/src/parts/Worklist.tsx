@@ -4,7 +4,7 @@ import { ago, percent, t } from "../i18n";
 import { studyHash } from "../route";
 import { type Filter, choose, cursor, filter, more, now, studies, study } from "../state";
 import type { Prediction, Study } from "../types";
-import { decidingPoint, labelText, statusText, urgencyText } from "../words";
+import { decidingPoint, findingsText, isSeveral, labelText, statusText, urgencyText } from "../words";
 import { Icon } from "./Icon";
 import { AddButtons, Uploads } from "./Uploads";
 
@@ -47,6 +47,7 @@ export function Worklist() {
 /** Return why a study stands where it stands, shortly. */
 function finding(said: Prediction): string {
   if (said.status !== "ok" || said.label === null) return statusText(said.status);
+  if (isSeveral(said)) return findingsText(said).brief;
   const label = said.urgency === "urgent" ? (decidingPoint(said)?.label ?? said.label) : said.label;
   return `${labelText(label)} ${percent(said.probabilities[label] ?? 0)}`;
 }

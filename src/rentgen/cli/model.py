@@ -17,6 +17,7 @@ from rentgen.cli.options import (
     BundleArgument,
     DataArgument,
     EngineOption,
+    FindingsOption,
     JsonOption,
     PatternOption,
     PrecisionOption,
@@ -27,6 +28,7 @@ from rentgen.cli.options import (
     films_in,
     now,
     open_predictor,
+    split_names,
 )
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
@@ -41,6 +43,7 @@ from rentgen.terminal import (
     print_findings,
     print_robustness,
     print_shortcuts,
+    print_sources,
     progress_bars,
     write_json,
 )
@@ -121,7 +124,8 @@ def train(
         str,
         typer.Option(
             help="`paper` (the study's: a frozen network), `fine-tune` (the whole network, calibrated, abstaining), "
-            "`pneumonia` (of the bundle that ships) or a TOML file of your own; see `rentgen recipe`."
+            "`findings` (several a film), `pneumonia` (of the bundle that ships) or a TOML file of your own; see "
+            "`rentgen recipe`."
         ),
     ] = "paper",
     backbone: Annotated[
@@ -149,6 +153,7 @@ def train(
         typer.Option(metavar="DIR", help=f"Where features are kept between runs. Default: {cache_folder()}"),
     ] = None,
     patient_pattern: PatternOption = None,
+    findings: FindingsOption = None,
     licence: Annotated[
         list[str] | None,
         typer.Option(help="Licence and source of the films, for the card. May be given several times."),
@@ -189,6 +194,7 @@ def train(
         patient_pattern=patient_pattern,
         licences=tuple(licence or ()),
         command=command,
+        findings=split_names(findings),
     )
     if find_lr:
         _find_rate(wanted)
@@ -231,9 +237,9 @@ def _train_and_report(plan: TrainingPlan, report: Path | None) -> Findings:
             audit=result.audit,
             mistakes=shown.mistakes,
             examples=shown.examples,
-            robustness=result.trust.robustness,
-            shortcuts=result.trust.shortcuts,
-            heat_maps=result.trust.heat_maps,
+            robustness=None if result.trust is None else result.trust.robustness,
+            shortcuts=None if result.trust is None else result.trust.shortcuts,
+            heat_maps=None if result.trust is None else result.trust.heat_maps,
         ),
     )
     out.print(f"Bundle: {plan.out}", markup=False, highlight=False, soft_wrap=True)
@@ -247,6 +253,50 @@ def _train_and_report(plan: TrainingPlan, report: Path | None) -> Findings:
         files=(plan.out, *files),
         note=describe(card, result.bundle.bundle_id),
     )
+
+
+@app.command()
+def sources(
+    data: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="With a column `source`: `rentgen data merge`.")],
+    directory: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the bundles go, one for each set.")],
+    recipe: Annotated[str, typer.Option(help="As of `rentgen train`.")] = "findings",
+    backbone: Annotated[str | None, typer.Option(help="As of `rentgen train`.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help="As of `rentgen train`.")] = None,
+    findings: FindingsOption = None,
+    seed: Annotated[int | None, typer.Option(help="As of `rentgen train`.", min=0)] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="As of `rentgen train`.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Leave each set of a merged table out of the training in turn, and measure on it.
+
+    What a model does on a hospital that it never saw is what it will do in the next one; a part of its own sets
+    flatters it.
+    """
+    from rentgen.learn import recipe as recipes
+    from rentgen.learn.sources import leave_one_out
+    from rentgen.learn.training import TrainingPlan
+
+    plan = recipes.load(recipe)
+    if backbone is not None:
+        plan = plan.change("backbone", name=backbone)
+    if seed is not None:
+        plan = plan.change("head", seed=seed).change("data", seed=seed).change("finetune", seed=seed)
+    wanted = TrainingPlan(
+        data=data,
+        out=directory,
+        recipe=plan,
+        cache=cache or cache_folder(),
+        weights=weights,
+        command=command_line(),
+        findings=split_names(findings),
+    )
+    with progress_bars(to_stderr=json_file == "-") as progress:
+        found = list(leave_one_out(wanted, progress=progress))
+    if json_file is not None:
+        write_json({"sources": [one.to_dict() for one in found]}, json_file)
+    if json_file != "-":
+        print_sources(found)
+        out.print(f"Bundles: {directory}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _find_rate(plan: TrainingPlan) -> None:

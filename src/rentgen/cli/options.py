@@ -45,7 +45,9 @@ BundleArgument = Annotated[
 DataArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="DATA", help="A folder of class folders, a CSV (path,label[,patient,split]) or a DICOM tree with a CSV."
+        metavar="DATA",
+        help="A folder of class folders, a CSV (path,label[,patient,split], or a column for each finding) or a DICOM "
+        "tree with a CSV.",
     ),
 ]
 PatternOption = Annotated[
@@ -53,6 +55,15 @@ PatternOption = Annotated[
     typer.Option(
         "--patient-pattern",
         help="A regular expression whose first group is the patient in a file name, such as '^(P[0-9]+)_'.",
+    ),
+]
+FindingsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--findings",
+        metavar="NAMES",
+        help="Of a table with a column for each finding, those to read, by comma: names, or `chestxray14`, `chexpert`, "
+        "`common18`.",
     ),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic; auto is bf16 where the processor has it.")]
@@ -68,6 +79,11 @@ def open_predictor(bundle: Path, engine: EngineName, precision: Precision, batch
     from rentgen.engine.predictor import Predictor
 
     return Predictor.load(bundle, engine=engine, precision=precision, batch_size=batch_size)
+
+
+def split_names(names: str | None) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
 def films_in(paths: list[Path]) -> list[Path]:

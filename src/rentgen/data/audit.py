@@ -16,7 +16,20 @@ from rentgen.errors import InputError
 from rentgen.images.prepare import prepare, to_uint8
 from rentgen.images.read import read
 from rentgen.parallel.local import imap
-from rentgen.records import Audit, DuplicatePair, Float64, ImageRecord, Listing, PatientSource, Preprocessing, UInt8
+from rentgen.records import (
+    UNKNOWN,
+    Audit,
+    DuplicatePair,
+    Float64,
+    ImageRecord,
+    Int64,
+    Listing,
+    PatientSource,
+    Preprocessing,
+    Task,
+    UInt8,
+    truth_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +151,16 @@ def audit(listing: Listing, examination: Examination) -> Audit:
     patients: dict[str, set[str]] = {part: set() for part in counts}
     for record in listing.records:
         part = str(record.split or "all")
-        counts[part][record.label or "unlabelled"] += 1
+        counts[part].update(_named(record, listing))
         patients[part].add(record.patient)
-    labels = [records[film.path].label for film in examination.films]
-    shortcuts = {
-        field.name: find_shortcut([getattr(film.numbers, field.name) for film in examination.films], labels)
-        for field in fields(Numbers)
-    }
+    several = listing.task is Task.MULTILABEL
+    known = {part: Counter[str]() for part in counts if several}
+    for record in listing.records if several else ():
+        told = (name for name, value in zip(listing.classes, record.findings, strict=True) if value is not None)
+        known[str(record.split or "all")].update(told)
+    films = Counter(str(record.split or "all") for record in listing.records)
+    shortcuts = _shortcuts(listing, [records[film.path] for film in examination.films], examination.films)
+    sources = Counter(record.source for record in listing.records)
     shared = count_shared_patients(listing)
     unreadable = {str(path): reason for path, reason in examination.unreadable.items()}
     return Audit(
@@ -160,13 +176,41 @@ def audit(listing: Listing, examination: Examination) -> Audit:
         formats=dict(Counter(film.source_format for film in examination.films).most_common()),
         shortcuts={name: found.auroc for name, found in shortcuts.items() if found is not None},
         findings=(
+            *listing.notes,
             *_find_leaks(shared, pairs, parted=len(parts) > 1),
+            *_find_shared_sources(records, pairs),
             *_find_broken(unreadable, len(listing)),
             *_find_shortcuts(shortcuts),
-            *_find_counts(counts),
+            *(_find_rare(listing, counts, known) if several else _find_counts(counts)),
             *_find_unknown_patients(listing),
         ),
+        films=dict(films) if several else {},
+        known={part: {name: told[name] for name in listing.classes} for part, told in known.items()},
+        sources=dict(sources) if set(sources) - {""} else {},
     )
+
+
+def _named(record: ImageRecord, listing: Listing) -> tuple[str, ...]:
+    """Return the classes that a film counts for."""
+    if listing.task is Task.MULTICLASS:
+        return (record.label or "unlabelled",)
+    return tuple(name for name, value in zip(listing.classes, record.findings, strict=True) if value)
+
+
+def _shortcuts(
+    listing: Listing, records: Sequence[ImageRecord], films: Sequence[Examined]
+) -> dict[str, Shortcut | None]:
+    """Return for each number of a film what it tells best; of merged sets, what it tells of the findings."""
+    several = listing.task is Task.MULTILABEL
+    truth = truth_of(records, listing.classes, listing.task) if several else None
+    labels = [record.label for record in records]
+    found = {}
+    for field in fields(Numbers):
+        values = [getattr(film.numbers, field.name) for film in films]
+        found[field.name] = (
+            find_shortcut(values, labels) if truth is None else best_shortcut(values, truth, listing.classes)
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +235,35 @@ def find_shortcut(values: Sequence[float], labels: Sequence[str | None]) -> Shor
         values: one for each film.
         labels: one for each film; films without a label are left out.
     """
-    known = np.array([label is not None for label in labels], dtype=bool)
     classes = sorted({label for label in labels if label is not None})
     if len(classes) < 2:
         return None
-    ranks = _ranks(np.asarray(values, dtype=np.float64)[known])
-    named = np.array(labels, dtype=object)[known]
+    named = np.array(labels, dtype=object)
+    truth = np.column_stack([(named == label).astype(np.int64) for label in classes])
+    truth[[label is None for label in labels]] = UNKNOWN
+    return best_shortcut(values, truth, classes)
+
+
+def best_shortcut(values: Sequence[float], truth: Int64, classes: Sequence[str]) -> Shortcut | None:
+    """Return the class that a number tells best from the rest, None where no class has films on both sides.
+
+    Args:
+        values: one for each film.
+        truth: (n, k): present, absent or unknown.
+        classes: names of the columns.
+    """
     found = []
-    for label in classes:
-        members = named == label
+    for label, column in zip(classes, truth.T, strict=True):
+        known = column != UNKNOWN
+        members = column[known] == 1
         inside, outside = int(members.sum()), int((~members).sum())
+        if not (inside and outside):
+            continue
+        ranks = _ranks(np.asarray(values, dtype=np.float64)[known])
         auroc = (ranks[members].sum() - inside * (inside + 1) / 2) / (inside * outside)
         margin = 4 * np.sqrt((inside + outside + 1) / (12 * inside * outside))
         found.append(Shortcut(label, float(max(auroc, 1 - auroc)), float(margin)))
-    return max(found, key=lambda shortcut: shortcut.auroc)
+    return max(found, key=lambda shortcut: shortcut.auroc, default=None)
 
 
 def describe(audit: Audit) -> str:
@@ -217,8 +276,13 @@ def describe(audit: Audit) -> str:
     rows = [["part", *classes, "films", "patients"]]
     for part, counts in audit.counts.items():
         films = [counts.get(label, 0) for label in classes]
-        rows.append([part, *map(str, films), str(sum(films)), str(audit.patients[part])])
+        total = audit.films.get(part, sum(films))
+        rows.append([part, *map(str, films), str(total), str(audit.patients[part])])
+    for part, numbers in audit.known.items():
+        rows.append([f"{part}: known", *(str(numbers.get(label, 0)) for label in classes), "", ""])
     lines = [*_table(rows), ""]
+    if audit.sources:
+        lines += ["Sources: " + ", ".join(f"{name} {count}" for name, count in audit.sources.items()) + ".", ""]
     exact = sum(pair.exact for pair in audit.pairs)
     lines += [
         f"Sizes: {_range(audit.widths)} wide, {_range(audit.heights)} high. "
@@ -267,10 +331,16 @@ def _pair(records: Mapping[Path, ImageRecord], films: Sequence[Examined], match:
         second=str(second.path),
         exact=match.exact,
         correlation=match.correlation,
-        same_label=first.label == second.label,
+        same_label=_agree(first, second),
         same_split=first.split == second.split,
         same_patient=first.patient == second.patient,
     )
+
+
+def _agree(first: ImageRecord, second: ImageRecord) -> bool:
+    """Return whether two films of one thing are said to show the same; what is unknown contradicts nothing."""
+    pairs = zip(first.findings, second.findings, strict=False)
+    return first.label == second.label and not any({one, other} == {True, False} for one, other in pairs)
 
 
 def _spread(values: Sequence[int]) -> tuple[int, int, int]:
@@ -321,6 +391,16 @@ def _find_leaks(shared: int, pairs: Sequence[DuplicatePair], *, parted: bool) ->
     return findings
 
 
+def _find_shared_sources(records: Mapping[Path, ImageRecord], pairs: Sequence[DuplicatePair]) -> list[str]:
+    """Return that merged sets hold the same films: leaving one of them out would then leave nothing out."""
+    ends = (tuple(sorted((records[Path(pair.first)].source, records[Path(pair.second)].source))) for pair in pairs)
+    return [
+        f"{_count(number, 'pair')} of what looks like the same film in {first} and in {second}: a figure measured on "
+        "one of the two sets is not independent of the other."
+        for (first, second), number in Counter(end for end in ends if end[0] != end[1]).most_common()
+    ]
+
+
 def _find_broken(unreadable: Mapping[str, str], n: int) -> list[str]:
     if not unreadable:
         return []
@@ -354,6 +434,22 @@ def _find_counts(counts: Mapping[str, Counter[str]]) -> list[str]:
         few = [f"{_count(classes[label], 'film')} of {label}" for label, _ in ranking if classes[label] < TINY]
         if few:
             where = "The set" if part == "all" else f"The {part} part"
+            findings.append(f"{where} has only {', '.join(few)}: figures measured there say little.")
+    return findings
+
+
+def _find_rare(listing: Listing, counts: Mapping[str, Counter[str]], known: Mapping[str, Counter[str]]) -> list[str]:
+    """Return which findings have too few films, with or without them, to measure anything by."""
+    findings = []
+    for part, present in counts.items():
+        where = "The set" if part == "all" else f"The {part} part"
+        few = [f"{_count(present[name], 'film')} with {name}" for name in listing.classes if present[name] < TINY]
+        few += [
+            f"{_count(known[part][name] - present[name], 'film')} without {name}"
+            for name in listing.classes
+            if known[part][name] - present[name] < TINY
+        ]
+        if few:
             findings.append(f"{where} has only {', '.join(few)}: figures measured there say little.")
     return findings
 

@@ -36,6 +36,8 @@ class Published(StrEnum):
     """`stage_2_detailed_class_info.csv`."""
     TB_NAMES = "tb-names"
     """The file's name ends with `_0` (normal) or `_1` (tuberculosis)."""
+    FINDINGS = "findings"
+    """`labels.csv` with a column for each finding: nothing to convert."""
     IMAGE_FOLDERS = "image-folders"
     """A folder for each class with `images` and `masks` inside."""
 
@@ -128,6 +130,22 @@ DATA_SETS: tuple[DataSet, ...] = (
         population="nobody",
         patients="invented: personN_... in the name, two films each",
         citation="none",
+        notes=("For trying out and testing only: a score on it says nothing about patients.",),
+    ),
+    DataSet(
+        name="phantom-findings",
+        title="Synthetic chest films with several findings",
+        client=Client.GENERATED,
+        page=None,
+        licence="none needed: drawn on this machine",
+        classes=("Consolidation", "Effusion", "Nodule", "No Finding"),
+        images=None,
+        approx_bytes=None,
+        modality="synthetic radiographs",
+        population="nobody",
+        patients="invented: a column of labels.csv, two films each",
+        citation="none",
+        published=Published.FINDINGS,
         notes=("For trying out and testing only: a score on it says nothing about patients.",),
     ),
     DataSet(

@@ -39,7 +39,7 @@ class GetOptions:
 
     Attributes:
         finding: one finding against the rest, for sets with a published table of findings.
-        films: to draw of each class of a generated set.
+        films: to draw of a generated set: of each class, or in all where a film may have several findings.
         seed: of a generated set.
         dicom: draw DICOM files instead of PNG.
         patience: with servers.
@@ -139,7 +139,8 @@ def _bring(
     try:
         if data_set.client is Client.GENERATED:
             rng = np.random.default_rng(options.seed)
-            phantom.write_set(stage, films=options.films, rng=rng, dicom=options.dicom, progress=progress)
+            draw = phantom.write_table if data_set.published is Published.FINDINGS else phantom.write_set
+            draw(stage, films=options.films, rng=rng, dicom=options.dicom, progress=progress)
         elif archive is not None:
             unpack(archive, stage, progress=progress)
         else:

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rentgen.data.chest import Key, Table, locate, parse_value, read_parts, read_published
+from rentgen.data.findings import align, apply_exclusion, is_known, wanted_findings
 from rentgen.data.labels import Found, Place, gather_classes, parse_split, place
 from rentgen.data.patients import identify, is_enough, read_patient_ids
 from rentgen.errors import DataError, InputError
 from rentgen.images.dicom import SOP_INSTANCE_UID, is_dicom, read_text
 from rentgen.parallel.local import imap
-from rentgen.records import ImageRecord, Listing
+from rentgen.records import ImageRecord, Listing, Task
 
 __all__ = ["list_images", "parse_split"]
 
@@ -36,7 +38,13 @@ EXAMPLES = 5
 """How many offenders a message names."""
 
 
-def list_images(source: Path, *, patient_pattern: str | None = None, base: Path | None = None) -> Listing:
+def list_images(
+    source: Path,
+    *,
+    patient_pattern: str | None = None,
+    base: Path | None = None,
+    findings: Sequence[str] = (),
+) -> Listing:
     """Return the films of a folder or a CSV, with labels, patients and parts where the source tells them.
 
     A folder is read as class folders (`ROOT/<class>/**`), parts with class folders (`ROOT/{train,val,test}/<class>/**`,
@@ -44,8 +52,11 @@ def list_images(source: Path, *, patient_pattern: str | None = None, base: Path 
     classes. A single folder around all of that is gone through. Files are films by suffix (PNG, JPEG, TIFF, DICOM) or,
     without a known one, by DICOM's magic.
 
-    A CSV is UTF-8 with a header: `path` or `sop_instance_uid`, then, each optional, `label`, `patient`, `split`; other
-    columns are ignored, and so is the header's case. Commas, semicolons or tabs.
+    A CSV is UTF-8 with a header: `path` or `sop_instance_uid`, then, each optional, `label`, `patient`, `split`,
+    `source`; the header's case does not matter. Commas, semicolons or tabs. Without a `label`, every other column that
+    holds nothing but 1, 0, -1 (uncertain) and empty cells is a finding, and a film may have several
+    (`Task.MULTILABEL`); other columns are ignored. The tables of ChestX-ray14, CheXpert, PadChest and VinDr-CXR are
+    read as they were published (`data.chest`).
 
     The patient comes from the first that tells: the CSV, PatientID, `patient_pattern`, the names of Kermany's set.
 
@@ -53,6 +64,7 @@ def list_images(source: Path, *, patient_pattern: str | None = None, base: Path 
         source: a folder or a CSV file.
         patient_pattern: regular expression over file names; the group `patient`, or the first one, is the patient.
         base: what the CSV's paths are relative to, or where its UIDs are looked for; its own folder by default.
+        findings: the findings to read from a CSV, in this order; by default those that it has.
 
     Raises:
         DataError: there are no films, a row is wrong, or the layout leaves a class unknown.
@@ -68,6 +80,8 @@ def list_images(source: Path, *, patient_pattern: str | None = None, base: Path 
         ('NORMAL', 'PNEUMONIA')
     """
     given: list[str | None] | None = None
+    table = _Cut(())
+    wanted = wanted_findings(findings)
     if source.is_dir():
         films = _walk(source)
         if not films:
@@ -77,7 +91,8 @@ def list_images(source: Path, *, patient_pattern: str | None = None, base: Path 
         dicom = read_patient_ids([film.path for film in films if film.dicom])
         places = place(source, films, dicom)
     elif source.is_file():
-        rows = _read_rows(source, base or source.parent)
+        table = _read_table(source, base or source.parent, wanted)
+        rows = table.rows
         places = [row.place for row in rows]
         given = [row.patient for row in rows]
         paths = [row.place.path for row in rows]
@@ -91,11 +106,22 @@ def list_images(source: Path, *, patient_pattern: str | None = None, base: Path 
         dicom=dicom,
         pattern=patient_pattern,
     )
+    if not table.classes:
+        if wanted:
+            raise DataError(f"Expected a table with the findings {', '.join(wanted)}, but {source} has no findings.")
+        records = tuple(
+            ImageRecord(path=film.path, label=film.label, patient=patient, split=film.split)
+            for film, patient in zip(places, patients, strict=True)
+        )
+        return Listing(source, records, gather_classes(film.label for film in places), patient_source)
     records = tuple(
-        ImageRecord(path=film.path, label=film.label, patient=patient, split=film.split)
-        for film, patient in zip(places, patients, strict=True)
+        ImageRecord(row.place.path, None, patient, row.place.split, row.findings, row.source)
+        for row, patient in zip(table.rows, patients, strict=True)
     )
-    return Listing(source, records, gather_classes(film.label for film in places), patient_source)
+    listing = Listing(source, records, table.classes, patient_source, Task.MULTILABEL, table.notes)
+    # First all columns as they are: what `No Finding` excludes may lie outside of what is wanted.
+    listing = apply_exclusion(listing)
+    return align(listing, wanted) if wanted else listing
 
 
 def _natural(text: str) -> tuple[list[str | int], str]:
@@ -166,12 +192,26 @@ def _wanted(name: str) -> bool:
 class _Row:
     place: Place
     patient: str | None
+    findings: tuple[bool | None, ...] = ()
+    source: str = ""
 
 
-def _read_rows(table: Path, base: Path) -> list[_Row]:
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What a CSV says: its rows, the findings that it has, and what is worth saying of it."""
+
+    rows: tuple[_Row, ...]
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _read_table(table: Path, base: Path, wanted: Sequence[str]) -> _Cut:
     """Return the rows of a CSV, with the paths resolved and checked."""
     reader = _open_table(table)
     columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+    published = read_published((row for _, row in _cells(table, reader, columns)), columns)
+    if published is not None:
+        return _locate_films(table, base, published)
     key = next((name for name in ("path", "sop_instance_uid", "sopinstanceuid") if name in columns), None)
     if key is None:
         raise DataError(
@@ -181,19 +221,79 @@ def _read_rows(table: Path, base: Path) -> list[_Row]:
     cells = list(_cells(table, reader, columns))
     if not cells:
         raise DataError(f"{table} has a header but no rows.")
-    wanted = [row.get(key, "") for _, row in cells]
-    _refuse(table, "have no " + key, [f"row {line}" for (line, _), name in zip(cells, wanted, strict=True) if not name])
-    paths = [base / name for name in wanted] if key == "path" else _find_objects(table, base, cells, wanted)
+    keys = [row.get(key, "") for _, row in cells]
+    _refuse(table, "have no " + key, [f"row {line}" for (line, _), name in zip(cells, keys, strict=True) if not name])
+    paths = [base / name for name in keys] if key == "path" else _find_objects(table, base, cells, keys)
     _check_paths(table, [line for line, _ in cells], paths)
     rows = []
+    # A column of labels has the last word, unless findings were asked for by name.
+    names = {} if "label" in columns and not wanted else _finding_columns(table, cells, columns)
     for (line, row), path in zip(cells, paths, strict=True):
         try:
             split = parse_split(row["split"]) if row.get("split") else None
         except DataError as error:
             raise DataError(f"{table}, row {line}: {error}") from error
         patient = row.get("patient") or row.get("patient_id") or None
-        rows.append(_Row(Place(path, row.get("label") or None, split), patient))
-    return rows
+        findings = tuple(parse_value(row[name]) for name in names)
+        rows.append(_Row(Place(path, row.get("label") or None, split), patient, findings, row.get("source", "")))
+    return _Cut(tuple(rows), tuple(names.values()))
+
+
+_NO_FINDINGS = frozenset(
+    {"", "path", "sop_instance_uid", "sopinstanceuid", "label", "patient", "patient_id", "split", "source"}
+    | {"age", "sex", "male", "female", "view", "width", "height", "index", "id", "unnamed: 0"}
+)
+"""Columns that are no finding, whatever they hold."""
+
+
+def _finding_columns(
+    table: Path, cells: Sequence[tuple[int, Mapping[str, str]]], columns: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the columns that are findings, in lower case, to their spelling.
+
+    Raises:
+        DataError: a column that is named as a finding holds something else.
+    """
+    names = {}
+    for name, spelling in columns.items():
+        if name in _NO_FINDINGS:
+            continue
+        strange = None
+        for line, row in cells:
+            try:
+                parse_value(row[name])
+            except ValueError as error:
+                strange = f"row {line}, column {spelling!r}: {error}"
+                break
+        if strange is None and any(row[name] for _, row in cells):
+            names[name] = spelling.strip()
+        elif strange is not None and is_known(name):
+            raise DataError(f"{table}, {strange}.")
+    return names
+
+
+def _locate_films(table: Path, base: Path, published: Table) -> _Cut:
+    """Return the rows of a published table whose films are there."""
+    films = () if published.key is Key.PATH else tuple(film.path for film in _walk(base))
+    found = locate(published, base, films)
+    if not found:
+        raise DataError(
+            f"{table} is a table of {published.title}, but none of its {len(published.films)} films lies below {base}. "
+            "Unpack them there."
+        )
+    parts = read_parts(base)
+    rows = tuple(
+        _Row(
+            Place(found[film.key], None, parts.get(film.key)),
+            film.patient,
+            tuple(film.findings.get(name) for name in published.classes),
+        )
+        for film in published.films
+        if film.key in found
+    )
+    reasons = dict(published.left_out) | {"film is not there": len(published.films) - len(rows)}
+    told = ", ".join(f"{count} ({reason})" for reason, count in reasons.items() if count)
+    return _Cut(rows, published.classes, (f"{published.title}: rows left out: {told}.",) if told else ())
 
 
 def _open_table(table: Path) -> csv.DictReader[str]:

@@ -31,6 +31,8 @@ def write_labels(data_set: DataSet, directory: Path, *, finding: str | None = No
         raise SettingError(f"Expected no finding for the set {data_set.name!r}, but got {finding!r}.")
     if data_set.published is Published.FOLDERS:
         return None
+    if data_set.published is Published.FINDINGS:
+        return next(iter(sorted(directory.rglob("labels.csv"))), None)
     records = _READERS[data_set.published](directory, finding)
     if not records:
         raise DataError(f"Expected films of {data_set.title} in {directory}, but none of its published names is there.")

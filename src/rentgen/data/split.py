@@ -23,6 +23,9 @@ from rentgen.records import (
     PatientSource,
     Split,
     SplitCertificate,
+    Task,
+    strata,
+    truth_of,
 )
 
 
@@ -79,16 +82,24 @@ def split(listing: Listing, *, validation: float = 0.15, test: float = 0.15, rng
 
 
 def patient_folds(labels: Int64, patients: Sequence[str], folds: int, rng: np.random.Generator) -> Int64:
-    """Return the fold (n,) of each film: films of one patient together, each class in its proportion."""
+    """Return the fold (n,) of each film: films of one patient together, each class in its proportion.
+
+    Args:
+        labels: (n,), or (n, k) of several findings.
+        patients: (n,) whom each film shows.
+        folds: how many.
+        rng: deals the patients.
+    """
+    labels = strata(labels)
     films: dict[str, Counter[int]] = defaultdict(Counter)
     for label, patient in zip(labels.tolist(), patients, strict=True):
         films[patient][label] += 1
     totals = Counter(labels.tolist())
-    strata: dict[int, list[str]] = defaultdict(list)
+    groups: dict[int, list[str]] = defaultdict(list)
     for patient in sorted(films):
         # By the rarest class, so that a patient with several counts where it is missed most.
-        strata[min(films[patient], key=lambda label: (totals[label], label))].append(patient)
-    dealt = [strata[label][index] for label in sorted(strata) for index in rng.permutation(len(strata[label]))]
+        groups[min(films[patient], key=lambda label: (totals[label], label))].append(patient)
+    dealt = [groups[label][index] for label in sorted(groups) for index in rng.permutation(len(groups[label]))]
     fold_of = {patient: place % folds for place, patient in enumerate(dealt)}
     return np.array([fold_of[patient] for patient in patients], np.int64)
 
@@ -238,6 +249,8 @@ def _hide(patient: str, key: bytes) -> str:
 
 
 def _require_labels(listing: Listing) -> None:
+    if listing.task is Task.MULTILABEL and listing.records:
+        return
     unlabelled = sum(record.label is None for record in listing.records)
     if unlabelled or not listing.records:
         raise DataError(
@@ -248,19 +261,23 @@ def _require_labels(listing: Listing) -> None:
 
 def _divide(listing: Listing, shares: Mapping[Split, float], rng: np.random.Generator) -> Listing:
     """Return the listing with its training films (those without a part count as such) divided by patient."""
+    labels: list[str] = [str(record.label) for record in listing.records]
+    if listing.task is Task.MULTILABEL:
+        truth = truth_of(listing.records, listing.classes, listing.task)
+        labels = [f"{number:09d}" for number in strata(truth).tolist()]
     films: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in listing.records:
+    for record, label in zip(listing.records, labels, strict=True):
         if record.split in (None, Split.TRAIN):
-            films[record.patient][str(record.label)] += 1
+            films[record.patient][label] += 1
     totals = sum(films.values(), Counter[str]())
-    strata: dict[str, list[str]] = defaultdict(list)
+    groups: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(films):
         # By the rarest class, so that a patient with several counts where it is missed most.
-        strata[min(films[patient], key=lambda label: (totals[label], label))].append(patient)
+        groups[min(films[patient], key=lambda label: (totals[label], label))].append(patient)
 
     part_of: dict[str, Split] = {}
-    for label in sorted(strata):
-        members = [strata[label][index] for index in rng.permutation(len(strata[label]))]
+    for label in sorted(groups):
+        members = [groups[label][index] for index in rng.permutation(len(groups[label]))]
         part_of |= _deal(members, {patient: films[patient].total() for patient in members}, shares)
     return replace(listing, records=tuple(_assign(record, part_of) for record in listing.records))
 
@@ -292,7 +309,17 @@ def _deal(patients: Sequence[str], films: Mapping[str, int], shares: Mapping[Spl
 
 
 def _require_classes(listing: Listing) -> None:
-    """Check that each part has films of each class."""
+    """Check that each part has films of each class; of several findings, that the training part has both kinds."""
+    if listing.task is Task.MULTILABEL:
+        truth = truth_of(select(listing, Split.TRAIN).records, listing.classes, listing.task)
+        for name, column in zip(listing.classes, truth.T, strict=True):
+            present, absent = int((column == 1).sum()), int((column == 0).sum())
+            if not (present and absent):
+                raise DataError(
+                    f"The train part has {present} films with {name!r} and {absent} without: nothing can be learned of "
+                    "it. Add films, or leave the finding out with --findings."
+                )
+        return
     patients: dict[str, set[str]] = defaultdict(set)
     films: dict[Split, Counter[str]] = defaultdict(Counter)
     for record in listing.records:

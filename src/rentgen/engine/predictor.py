@@ -23,13 +23,18 @@ from rentgen.records import (
     EngineName,
     Float32,
     Float64,
+    Int64,
     Precision,
     Prediction,
     Prepared,
     Radiograph,
     Status,
+    Task,
     UInt8,
+    deciding_thresholds,
+    present_findings,
 )
+from rentgen.records.results import is_finding
 
 Source = str | Path | bytes
 
@@ -171,9 +176,23 @@ class Predictor:
     def probabilities(self, logits: Float32 | Float64) -> Float64:
         """Return calibrated probabilities (..., classes) of logits (..., classes)."""
         calibration = self.card.calibration
+        told = sigmoid if self.card.task is Task.MULTILABEL else softmax
         if calibration is None:
-            return softmax(logits)
-        return softmax(logits * np.array(calibration.scale) + np.array(calibration.bias))
+            return told(logits)
+        return told(logits * np.array(calibration.scale) + np.array(calibration.bias))
+
+    def leading(self, probabilities: Float64) -> Int64:
+        """Return the class (n,) that each film is named by: the most probable, or of findings the most conspicuous.
+
+        A finding is the more conspicuous the higher its logit stands above that of its operating point.
+
+        Args:
+            probabilities: (n, classes).
+        """
+        if self.card.task is Task.MULTICLASS:
+            return np.asarray(probabilities.argmax(axis=1), np.int64)
+        thresholds = deciding_thresholds(self.card.operating_points, self.card.classes)
+        return np.asarray((_logit(probabilities) - _logit(thresholds)).argmax(axis=1), np.int64)
 
     def _answer(self, sources: list[Source], maps: bool) -> list[Prediction]:
         return self._infer([self._open(source) for source in sources], maps)
@@ -211,6 +230,8 @@ class Predictor:
         logits = answers["logits"][row]
         probabilities = self.probabilities(logits)
         distance = None if card.domain is None else float(answers["distance"][row])
+        told = dict(zip(card.classes, probabilities.tolist(), strict=True))
+        several = _read_findings(card, told) if card.task is Task.MULTILABEL else None
         reasons = (*item.reasons, *check_distance(distance, card.domain))
         status = Status.OUT_OF_SCOPE if reasons else Status.OK
         members = () if card.conformal is None else _members(card.classes, probabilities, card.conformal)
@@ -219,17 +240,57 @@ class Predictor:
         return Prediction(
             path=item.name,
             status=status,
-            label=card.classes[int(probabilities.argmax())],
-            probabilities=dict(zip(card.classes, probabilities.tolist(), strict=True)),
+            label=self._name(probabilities, several),
+            probabilities=told,
             reasons=reasons,
             content_hash=item.hashes[0] if item.hashes else None,
             pixel_hash=item.hashes[1] if item.hashes else None,
-            prediction_set=members,
+            prediction_set=members if several is None else several.possible,
             distance=distance,
             logits=tuple(logits.tolist()),
             activation_maps=answers["activation_maps"][row] if maps else None,
             geometry=prepared.geometry if maps else None,
+            findings=None if several is None else several.present,
+            undetermined=() if several is None else several.undetermined,
         )
+
+    def _name(self, probabilities: Float64, several: _Findings | None) -> str:
+        """Return the class that stands for the answer where there is room for one."""
+        classes = self.card.classes
+        if several is not None and not any(map(is_finding, several.present)):
+            nothing = next((label for label in classes if not is_finding(label)), None)
+            if nothing is not None:
+                return nothing
+        scores = probabilities.copy()
+        if several is not None and several.present:
+            # One that is sure stands before one in doubt.
+            sure = [label for label in several.present if label not in several.undetermined]
+            scores[[label not in (sure or several.present) for label in classes]] = 0.0
+        return classes[int(self.leading(scores[np.newaxis])[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What an answer says of several findings: present, in doubt, and not to be ruled out."""
+
+    present: tuple[str, ...]
+    undetermined: tuple[str, ...]
+    possible: tuple[str, ...]
+
+
+def _read_findings(card: Card, told: dict[str, float]) -> _Findings:
+    may = {item.label: item.may_be(told[item.label]) for item in card.finding_sets}
+    return _Findings(
+        present=present_findings(card.operating_points, told),
+        undetermined=tuple(label for label, (there, not_there) in may.items() if there == not_there),
+        possible=tuple(label for label, (there, _) in may.items() if there),
+    )
+
+
+def _logit(probabilities: Float64) -> Float64:
+    bounded = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    result: Float64 = np.log(bounded) - np.log1p(-bounded)
+    return result
 
 
 def _members(classes: tuple[str, ...], probabilities: Float64, conformal: Conformal) -> tuple[str, ...]:
@@ -241,6 +302,12 @@ def _doubt(members: tuple[str, ...], conformal: Conformal) -> str:
     if members:
         return f"the model does not know: at {conformal.coverage:.0%} coverage it may be {' or '.join(members)}"
     return f"the model does not know: at {conformal.coverage:.0%} coverage no class is probable enough"
+
+
+def sigmoid(logits: Float32 | Float64) -> Float64:
+    """Return a probability for each logit on its own."""
+    result: Float64 = 0.5 * (1 + np.tanh(logits.astype(np.float64) / 2))
+    return result
 
 
 def softmax(logits: Float32 | Float64) -> Float64:

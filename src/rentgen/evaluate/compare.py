@@ -40,6 +40,7 @@ from rentgen.records import (
     OperatingPoint,
     Progress,
     Status,
+    Task,
 )
 
 LEVELS = 41
@@ -236,6 +237,11 @@ def compare(
         raise DataError(
             f"Expected two bundles with the same classes, but the old one has {', '.join(classes)} and the new one "
             f"{', '.join(new.card.classes)}. Scores of different questions cannot be compared."
+        )
+    if Task.MULTILABEL in (old.card.task, new.card.task):
+        raise DataError(
+            "Expected two bundles that give each film one class, but one has several findings. Evaluate both on the "
+            "same films: `rentgen evaluate`."
         )
     judged = [judge(bundle, listing, resamples=0, gallery=0, progress=progress) for bundle in (old, new)]
     failed = {path: reason for judgement in judged for path, reason in judgement.evaluation.failed.items()}

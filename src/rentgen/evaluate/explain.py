@@ -143,7 +143,7 @@ def grade_heat_maps(
     """
     films = films.sample(limit, rng)
     answers = predictor.run(films.fitted, ("logits", "activation_maps"))
-    named = predictor.probabilities(answers["logits"]).argmax(axis=1)
+    named = predictor.leading(predictor.probabilities(answers["logits"]))
     maps = _finite(answers["activation_maps"][np.arange(len(films)), named])
     warm = np.flatnonzero(maps.max(axis=(1, 2)) > 0)
     empty = len(films) - len(warm)

@@ -8,12 +8,13 @@ from typing import Self
 
 import numpy as np
 
+from rentgen.data.findings import align
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import DataError, InputError
 from rentgen.images.prepare import fit, to_uint8
 from rentgen.images.read import read
 from rentgen.parallel.local import imap
-from rentgen.records import Float64, ImageRecord, Int64, Listing, Progress, UInt8
+from rentgen.records import Float64, ImageRecord, Int64, Listing, Progress, Task, UInt8, strata, truth_of
 
 SIZE = ("height", "width", "bytes")
 """What is known of a film before it is opened; `Films.native` may hold them."""
@@ -25,7 +26,7 @@ class Films:
 
     Attributes:
         fitted: (n, height, width) uint8, at the network's input size, not yet smoothed.
-        labels: (n,) indices of the true classes.
+        labels: (n,) indices of the true classes, or (n, k) of several findings.
         patients: whom each shows.
         native: `height`, `width` (pixels) and `bytes` of the films as they were stored, each (n,); empty where unknown.
     """
@@ -62,7 +63,7 @@ class Films:
 
     def sample(self, limit: int, rng: np.random.Generator) -> Self:
         """Return at most `limit` films, whole patients, of each class in turn."""
-        return self.take(choose(self.labels.tolist(), self.patients, limit, rng))
+        return self.take(choose(strata(self.labels).tolist(), self.patients, limit, rng))
 
 
 def choose(labels: Sequence[object], patients: Sequence[str], limit: int, rng: np.random.Generator) -> Int64:
@@ -111,16 +112,16 @@ def load_films(
     Raises:
         DataError: a film without label or with one that the bundle does not know; none could be read.
     """
-    numbers: Mapping[str | None, int] = {label: number for number, label in enumerate(predictor.card.classes)}
-    strangers = sum(record.label not in numbers for record in listing.records)
-    if strangers:
+    card = predictor.card
+    listing = align(listing, card.classes) if card.task is Task.MULTILABEL else listing
+    strangers = sum(record.label not in card.classes for record in listing.records)
+    if strangers and card.task is Task.MULTICLASS:
         raise DataError(
-            f"Expected a label of {', '.join(predictor.card.classes)} for every film, but {strangers} of "
-            f"{len(listing)} have none or another."
+            f"Expected a label of {', '.join(card.classes)} for every film, but {strangers} of {len(listing)} have "
+            "none or another."
         )
-    rows = choose(
-        [record.label for record in listing.records], [record.patient for record in listing.records], limit, rng
-    )
+    truth = truth_of(listing.records, card.classes, card.task)
+    rows = choose(strata(truth).tolist(), [record.patient for record in listing.records], limit, rng)
     records = [listing.records[row] for row in rows]
     kept: list[tuple[ImageRecord, UInt8, tuple[float, float, float]]] = []
     for done, (record, opened) in enumerate(
@@ -135,7 +136,7 @@ def load_films(
     sizes = np.array([size for _, _, size in kept], np.float64)
     return Films(
         np.stack([pixels for _, pixels, _ in kept]),
-        np.array([numbers[record.label] for record, _, _ in kept], np.int64),
+        truth_of([record for record, _, _ in kept], card.classes, card.task),
         tuple(record.patient for record, _, _ in kept),
         {name: sizes[:, column] for column, name in enumerate(SIZE)},
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from rentgen.data.findings import align
 from rentgen.data.split import find_leak
 from rentgen.engine.predictor import Predictor, heat_map
 from rentgen.errors import DataError
@@ -16,7 +17,19 @@ from rentgen.evaluate.intervals import RESAMPLES
 from rentgen.evaluate.measure import evaluate
 from rentgen.images.overlay import encode_png, overlay, thumbnail
 from rentgen.images.read import read
-from rentgen.records import Evaluation, ImageRecord, Listing, Mistake, Prediction, Progress, Split, Status
+from rentgen.records import (
+    Card,
+    Evaluation,
+    ImageRecord,
+    Listing,
+    Mistake,
+    Prediction,
+    Progress,
+    Split,
+    Status,
+    Task,
+    truth_of,
+)
 
 GALLERY = 8
 """Films of each kind in a report."""
@@ -58,7 +71,7 @@ def judge(
 
     Args:
         predictor: of the bundle.
-        listing: every film with a label that the bundle knows.
+        listing: every film with a label that the bundle knows, or with findings of which it knows some.
         seed: of the bootstrap.
         resamples: of the patients.
         gallery: how many mistakes, and how many examples, to draw; 0 for none.
@@ -67,14 +80,14 @@ def judge(
     Raises:
         DataError: a film without label or with one that the bundle does not know; no film could be read.
     """
-    labels = _label_numbers(listing, predictor.card.classes)
+    listing = _fit_labels(listing, predictor.card)
     predictions: list[Prediction] = []
     for prediction in predictor.predict_many(record.path for record in listing.records):
         predictions.append(prediction)
         if progress is not None:
             progress("predictions", len(predictions), len(listing))
-    evaluation = _evaluate(predictor, listing, labels, predictions, seed, resamples)
-    wrong, right = _choose(listing.records, predictions, gallery)
+    evaluation = _evaluate(predictor, listing, predictions, seed, resamples)
+    wrong, right = _choose(listing.records, predictions, predictor.card, gallery)
     return Judgement(
         evaluation=evaluation,
         records=listing.records,
@@ -82,6 +95,22 @@ def judge(
         mistakes=tuple(_draw(predictor, record) for record in wrong),
         examples=tuple(_draw(predictor, record) for record in right),
     )
+
+
+def judge_again(
+    predictor: Predictor, listing: Listing, judgement: Judgement, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Judgement:
+    """Return a judgement with its figures measured anew, as at operating points that were chosen by it.
+
+    Args:
+        predictor: with the same probabilities; its card may have other operating points.
+        listing: that was judged.
+        judgement: what came of it.
+        seed: of the bootstrap.
+        resamples: of the patients.
+    """
+    fitted = _fit_labels(listing, predictor.card)
+    return replace(judgement, evaluation=_evaluate(predictor, fitted, judgement.predictions, seed, resamples))
 
 
 def select_part(listing: Listing, predictor: Predictor, part: Split, hashes: Mapping[Path, str]) -> Listing:
@@ -103,32 +132,37 @@ def select_part(listing: Listing, predictor: Predictor, part: Split, hashes: Map
             f"Expected films of the bundle's {part} part ({len(members)} films), but none of the {len(listing)} given "
             "is one of them."
         )
-    return Listing(listing.root, chosen, listing.classes, listing.patient_source)
+    return replace(listing, records=chosen)
 
 
-def _label_numbers(listing: Listing, classes: Sequence[str]) -> dict[Path, int]:
+def _fit_labels(listing: Listing, card: Card) -> Listing:
+    """Return the films with labels that the bundle knows, in its order.
+
+    Raises:
+        DataError: a film without label or with one that the bundle does not know; none of its findings.
+    """
+    if card.task is Task.MULTILABEL:
+        return align(listing, card.classes)
+    if listing.task is Task.MULTILABEL:
+        raise DataError(
+            f"Expected one class for each film, of {', '.join(card.classes)}, but the set has several findings."
+        )
     unlabelled = sum(record.label is None for record in listing.records)
     if unlabelled:
         raise DataError(
             f"Expected a label for every film, but {unlabelled} of {len(listing)} have none. Give class folders or a "
             "CSV with the columns path,label."
         )
-    unknown = sorted({record.label for record in listing.records if record.label is not None} - set(classes))
+    unknown = sorted({record.label for record in listing.records if record.label is not None} - set(card.classes))
     if unknown:
         raise DataError(
-            f"Expected the bundle's classes {', '.join(classes)}, but the set also has {', '.join(unknown)}."
+            f"Expected the bundle's classes {', '.join(card.classes)}, but the set also has {', '.join(unknown)}."
         )
-    numbers = {label: number for number, label in enumerate(classes)}
-    return {record.path: numbers[record.label] for record in listing.records if record.label is not None}
+    return listing
 
 
 def _evaluate(
-    predictor: Predictor,
-    listing: Listing,
-    labels: Mapping[Path, int],
-    predictions: Sequence[Prediction],
-    seed: int,
-    resamples: int,
+    predictor: Predictor, listing: Listing, predictions: Sequence[Prediction], seed: int, resamples: int
 ) -> Evaluation:
     read_ones = [
         (record, prediction)
@@ -142,7 +176,7 @@ def _evaluate(
     card = predictor.card
     return evaluate(
         np.array([[item.probabilities[label] for label in card.classes] for _, item in read_ones]),
-        np.array([labels[record.path] for record, _ in read_ones]),
+        truth_of([record for record, _ in read_ones], card.classes, card.task),
         [record.patient for record, _ in read_ones],
         card.classes,
         rng=np.random.default_rng(seed),
@@ -162,22 +196,37 @@ def _evaluate(
 
 
 def _choose(
-    records: Sequence[ImageRecord], predictions: Sequence[Prediction], count: int
+    records: Sequence[ImageRecord], predictions: Sequence[Prediction], card: Card, count: int
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Return the most confident mistakes, and right answers of each class in turn, most confident first."""
     sure = sorted(
         (pair for pair in zip(records, predictions, strict=True) if pair[1].label is not None),
         key=lambda pair: -max(pair[1].probabilities.values()),
     )
-    wrong = [record for record, prediction in sure if prediction.label != record.label]
+    wrong = [record for record, prediction in sure if not _is_right(record, prediction, card)]
     ranks: Counter[str | None] = Counter()
     right: list[tuple[int, ImageRecord]] = []
     for record, prediction in sure:
-        if prediction.label == record.label:
-            ranks[record.label] += 1
-            right.append((ranks[record.label], record))
+        if _is_right(record, prediction, card):
+            ranks[prediction.label] += 1
+            right.append((ranks[prediction.label], record))
     right.sort(key=lambda ranked: ranked[0])
     return wrong[:count], [record for _, record in right[:count]]
+
+
+def _is_right(record: ImageRecord, prediction: Prediction, card: Card) -> bool:
+    """Return whether an answer names the film's class, or contradicts nothing that is known of its findings."""
+    if prediction.findings is None:
+        return prediction.label == record.label
+    pairs = zip(card.classes, record.findings, strict=True)
+    return all(known is None or known == (label in prediction.findings) for label, known in pairs)
+
+
+def _truth_words(record: ImageRecord, card: Card) -> str:
+    if card.task is Task.MULTICLASS:
+        return record.label or ""
+    pairs = zip(card.classes, record.findings, strict=True)
+    return ", ".join(label for label, known in pairs if known) or "none of the findings"
 
 
 def _draw(predictor: Predictor, record: ImageRecord) -> Mistake:
@@ -187,8 +236,10 @@ def _draw(predictor: Predictor, record: ImageRecord) -> Mistake:
     predicted = prediction.label or ""
     return Mistake(
         path=str(record.path),
-        label=record.label or "",
-        predicted=predicted,
+        label=_truth_words(record, predictor.card),
+        predicted=predicted
+        if prediction.findings is None
+        else ", ".join(prediction.findings) or "none of the findings",
         probability=prediction.probabilities[predicted],
         film_png=encode_png(thumbnail(film.pixels, GALLERY_SIDE)),
         overlay_png=encode_png(thumbnail(overlay(film.pixels, heat), GALLERY_SIDE)),

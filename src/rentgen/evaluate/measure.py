@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +12,32 @@ from rentgen.evaluate.intervals import RESAMPLES, bootstrap
 from rentgen.evaluate.metrics import (
     check_classes,
     check_predictions,
+    choose_positive,
     confusion_matrix,
     operating_rates,
     operating_table,
     place_intervals,
-    positive_class,
     precision_recall_curve,
     reliability_curve,
     roc_curve,
 )
-from rentgen.evaluate.weighted import PER_CLASS, Cases, measure
-from rentgen.records import Curve, Evaluation, Float64, Leak, OperatingPoint
+from rentgen.evaluate.several import FindingCases, measure_findings
+from rentgen.evaluate.weighted import Cases, measure
+from rentgen.records import (
+    UNKNOWN,
+    Curve,
+    Evaluation,
+    Float64,
+    Int64,
+    Leak,
+    OperatingPoint,
+    Task,
+    deciding_thresholds,
+    one_against_rest,
+)
+
+Measure = Callable[[Float64], tuple[dict[str, Float64], dict[str, Float64]]]
+"""From weights (resamples, n) to metrics, each (resamples,), and metrics of each class, each (resamples, k)."""
 
 
 def evaluate(
@@ -41,8 +57,8 @@ def evaluate(
     """Return every metric with its 95 % interval, the curves, and the operating points measured on this set.
 
     Args:
-        probabilities: (n, k), rows summing to 1.
-        labels: (n,) indices of the true classes.
+        probabilities: (n, k), rows summing to 1; or of several findings.
+        labels: (n,) indices of the true classes; or (n, k) of several findings, each at its own operating point.
         patients: (n,) whom each image shows; the intervals resample them.
         classes: names, in the order of the columns.
         rng: the only source of randomness.
@@ -63,24 +79,25 @@ def evaluate(
         >>> found.metrics["accuracy"].value, found.positive, found.confusion
         (0.75, 'pneumonia', ((2, 1), (0, 1)))
     """
-    scores, truth = check_predictions(probabilities, labels)
-    chosen = positive if positive is not None else positive_class(classes)
+    scores, truth = check_predictions(probabilities, labels, several=True)
+    chosen = choose_positive(classes, truth, positive)
     check_classes(classes, scores, chosen)
     if len(patients) != len(truth):
         raise ValueError(f"Expected one patient for each of {len(truth)} images, but got {len(patients)}.")
-    cases = Cases.of(scores, truth, None if chosen is None else classes.index(chosen))
+    measured = measuring(scores, truth, classes, chosen, operating_points)
     table = operating_table(operating_points, scores, truth, classes) if operating_points else np.empty((len(truth), 0))
-    names = tuple(measure(cases, np.ones((1, len(truth))))[0])
+    names, kinds = (tuple(values) for values in measured(np.ones((1, len(truth)))))
 
     def statistic(weights: Float64) -> Float64:
-        metrics, per_class = measure(cases, weights)
-        return np.column_stack(
-            (*metrics.values(), *(per_class[name] for name in PER_CLASS), operating_rates(table, weights))
-        )
+        metrics, per_class = measured(weights)
+        return np.column_stack((*metrics.values(), *per_class.values(), operating_rates(table, weights)))
 
     found = bootstrap(statistic, patients, rng=rng, resamples=resamples)
     of_classes = found[len(names) :]
     count = len(classes)
+    several = truth.ndim == 2
+    against = one_against_rest(truth, count)
+    confusion = () if several else confusion_matrix(scores, truth)
     return Evaluation(
         classes=tuple(classes),
         positive=chosen,
@@ -88,22 +105,44 @@ def evaluate(
         patients=len(set(patients)),
         metrics=dict(zip(names, found, strict=False)),
         per_class={
-            label: {name: of_classes[row * count + column] for row, name in enumerate(PER_CLASS)}
+            label: {name: of_classes[row * count + column] for row, name in enumerate(kinds)}
             for column, label in enumerate(classes)
         },
-        support={label: int((truth == index).sum()) for index, label in enumerate(classes)},
-        confusion=tuple(tuple(int(number) for number in row) for row in confusion_matrix(scores, truth)),
+        support={label: int((against[:, index] == 1).sum()) for index, label in enumerate(classes)},
+        confusion=tuple(tuple(int(number) for number in row) for row in confusion),
         roc=_measured({label: roc_curve(scores, truth, index) for index, label in enumerate(classes)}),
         precision_recall=_measured(
             {label: precision_recall_curve(scores, truth, index) for index, label in enumerate(classes)}
         ),
         reliability=reliability_curve(scores, truth),
-        operating_points=place_intervals(operating_points, of_classes[len(PER_CLASS) * count :]),
+        operating_points=place_intervals(operating_points, of_classes[len(kinds) * count :]),
         resamples=resamples,
         leak=leak,
         failed=dict(failed or {}),
         statuses=dict(statuses or {}),
+        task=Task.MULTILABEL if several else Task.MULTICLASS,
+        known={label: int((against[:, index] != UNKNOWN).sum()) for index, label in enumerate(classes)}
+        if several
+        else {},
     )
+
+
+def measuring(
+    scores: Float64, truth: Int64, classes: Sequence[str], positive: str | None, points: Sequence[OperatingPoint] = ()
+) -> Measure:
+    """Return the function from weights to all metrics, of one class a film or of several findings.
+
+    Args:
+        scores: (n, k), already checked.
+        truth: (n,), or (n, k).
+        classes: in the order of the columns.
+        positive: of two classes.
+        points: at which findings are called; one half where there is none.
+    """
+    if truth.ndim == 2:
+        cases = FindingCases.of(scores, truth, deciding_thresholds(points, classes))
+        return partial(measure_findings, cases)
+    return partial(measure, Cases.of(scores, truth, None if positive is None else classes.index(positive)))
 
 
 def _measured(curves: Mapping[str, Curve | None]) -> dict[str, Curve]:

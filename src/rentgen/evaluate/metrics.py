@@ -1,7 +1,9 @@
 """Metrics of a classifier: pure functions of probabilities and labels, in NumPy alone.
 
-All take `probabilities` (n, k), rows summing to 1, and `labels` (n,), indices of the true classes. What cannot be
-measured is nan; `rentgen.evaluate.weighted` says when, and defines each metric.
+All take `probabilities` (n, k), rows summing to 1, and `labels` (n,), indices of the true classes. What looks at one
+class against the rest (areas, curves, operating points) takes several findings, too: probabilities of each and `labels`
+(n, k) of `records.truth`, and looks at the films of which the finding is known. What cannot be measured is nan;
+`rentgen.evaluate.weighted` says when, and defines each metric.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from rentgen.evaluate.weighted import (
     weighted_auroc,
     weighted_average_precision,
 )
-from rentgen.records import Curve, Float64, Int64, Interval, OperatingPoint
+from rentgen.records import UNKNOWN, Curve, Float64, Int64, Interval, OperatingPoint, one_against_rest
 
 CURVE_POINTS = 400
 """Points kept of a ROC or precision-recall curve."""
@@ -61,8 +63,15 @@ def _reads_normal(name: str) -> bool:
     return bool(words) and ("".join(words) in NORMAL_NAMES or words[0] in NORMAL_BEGINNINGS)
 
 
-def check_predictions(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Float64, Int64]:
+def check_predictions(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, several: bool = False
+) -> tuple[Float64, Int64]:
     """Return probabilities (n, k) as float64 and labels (n,) as int64, or say what is wrong with them.
+
+    Args:
+        probabilities: of one class a film, or of several findings.
+        labels: (n,), or (n, k).
+        several: accept labels (n, k) of several findings.
 
     Raises:
         DataError: there is no image.
@@ -70,6 +79,8 @@ def check_predictions(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tu
     """
     scores = np.asarray(probabilities, dtype=np.float64)
     truth = np.asarray(labels)
+    if several and truth.ndim == 2:
+        return _check_findings(scores, truth)
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(f"Expected probabilities of shape (n, 2 or more classes), but got {scores.shape}.")
     if truth.shape != scores.shape[:1]:
@@ -89,6 +100,26 @@ def check_predictions(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tu
     if truth.min() < 0 or truth.max() >= scores.shape[1]:
         raise ValueError(f"Expected labels in [0, {scores.shape[1] - 1}], but got [{truth.min()}, {truth.max()}].")
     return scores, truth.astype(np.int64)
+
+
+def _check_findings(scores: Float64, truth: npt.NDArray[np.generic]) -> tuple[Float64, Int64]:
+    if scores.shape != truth.shape or not scores.shape[1]:
+        raise ValueError(f"Expected a label for each probability, but got shapes {truth.shape} and {scores.shape}.")
+    if not len(scores):
+        raise DataError("Expected at least one image to measure, but got none.")
+    if not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1 + 1e-6):
+        raise ValueError("Expected finite probabilities in [0, 1], but got others.")
+    if not (np.issubdtype(truth.dtype, np.integer) and np.isin(truth, (UNKNOWN, 0, 1)).all()):
+        raise ValueError(f"Expected labels of findings to be 1, 0 or {UNKNOWN}, but got others.")
+    return scores, truth.astype(np.int64)
+
+
+def of_class(scores: Float64, truth: Int64, label: int) -> tuple[Float64, Bool]:
+    """Return the scores of a class, and whether each film has it, of the films of which that is known."""
+    if truth.ndim == 1:
+        return scores[:, label], truth == label
+    known = truth[:, label] != UNKNOWN
+    return scores[known, label], truth[known, label] == 1
 
 
 def accuracy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -171,8 +202,7 @@ def calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins:
 
 def roc_curve(probabilities: npt.ArrayLike, labels: npt.ArrayLike, label: int) -> Curve | None:
     """Return sensitivity (y) over 1 - specificity (x) from (0, 0) to (1, 1); None where it cannot be measured."""
-    scores, truth = check_predictions(probabilities, labels)
-    true, false = _threshold_counts(scores[:, label], truth == label)
+    true, false = _threshold_counts(*of_class(*check_predictions(probabilities, labels, several=True), label))
     if not (true[-1] and false[-1]):
         return None
     return _thin(np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1]))
@@ -183,8 +213,7 @@ def precision_recall_curve(probabilities: npt.ArrayLike, labels: npt.ArrayLike, 
 
     The first point is a convention, as in scikit-learn: with no image called positive there is no precision.
     """
-    scores, truth = check_predictions(probabilities, labels)
-    true, false = _threshold_counts(scores[:, label], truth == label)
+    true, false = _threshold_counts(*of_class(*check_predictions(probabilities, labels, several=True), label))
     if not true[-1]:
         return None
     # Past full recall the curve only falls down a vertical line.
@@ -194,14 +223,20 @@ def precision_recall_curve(probabilities: npt.ArrayLike, labels: npt.ArrayLike, 
 
 
 def reliability_curve(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = BINS) -> Curve:
-    """Return the share that was right (y) over the mean confidence (x) of each bin that holds an image."""
-    scores, truth = check_predictions(probabilities, labels)
-    confidence = scores.max(axis=1)
+    """Return the share that was right (y) over the mean confidence (x) of each bin that holds an image.
+
+    Of several findings, it is the share present over the mean probability, of all pairs of film and finding.
+    """
+    scores, truth = check_predictions(probabilities, labels, several=True)
+    if truth.ndim == 2:
+        confidence, right = scores[truth != UNKNOWN], truth[truth != UNKNOWN] == 1
+    else:
+        confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     where = confidence_bins(confidence, bins)
     count = np.bincount(where, minlength=bins)
     held = count > 0
     x = np.bincount(where, confidence, bins)[held] / count[held]
-    y = np.bincount(where, scores.argmax(axis=1) == truth, bins)[held] / count[held]
+    y = np.bincount(where, right, bins)[held] / count[held]
     return Curve(_rounded(x), _rounded(y), tuple(int(number) for number in count[held]))
 
 
@@ -217,10 +252,11 @@ def choose_operating_points(
 ) -> tuple[OperatingPoint, ...]:
     """Return thresholds with names, and what they reach on this set.
 
-    For the positive class of two, or each of three or more against the rest: `youden`, the largest sum of sensitivity
-    and specificity (of equals, the more sensitive); `sensitivity_0.95`, the highest threshold that reaches it;
-    `specificity_0.95`, the lowest. A threshold lies midway between two neighbouring scores, so that rounding elsewhere
-    does not move an image across it. A class that no image or every image has gets none.
+    For the positive class of two, each of three or more against the rest, or each of several findings: `youden`, the
+    largest sum of sensitivity and specificity (of equals, the more sensitive); `sensitivity_0.95`, the highest
+    threshold that reaches it; `specificity_0.95`, the lowest. A threshold lies midway between two neighbouring
+    scores, so that rounding elsewhere does not move an image across it. A class that no image or every image has gets
+    none.
 
     Source: Youden, Index for rating diagnostic tests, Cancer 3 (1950), 32-35.
 
@@ -233,14 +269,14 @@ def choose_operating_points(
         positive: of two classes; None lets `positive_class` choose.
         resamples: for the intervals.
     """
-    scores, truth = check_predictions(probabilities, labels)
-    chosen = positive if positive is not None else positive_class(classes)
+    scores, truth = check_predictions(probabilities, labels, several=True)
+    chosen = choose_positive(classes, truth, positive)
     check_classes(classes, scores, chosen)
     unmeasured = Interval(np.nan, np.nan, np.nan)
     points = [
         OperatingPoint(name, label, threshold, unmeasured, unmeasured)
         for label in (classes if chosen is None else (chosen,))
-        for name, threshold in _thresholds(scores[:, classes.index(label)], truth == classes.index(label)).items()
+        for name, threshold in _thresholds(*of_class(scores, truth, classes.index(label))).items()
     ]
     return measure_operating_points(points, scores, truth, classes, rng=rng, patients=patients, resamples=resamples)
 
@@ -266,7 +302,7 @@ def measure_operating_points(
         patients: (n,) whom each image shows; None counts each image as a patient of its own.
         resamples: for the intervals.
     """
-    scores, truth = check_predictions(probabilities, labels)
+    scores, truth = check_predictions(probabilities, labels, several=True)
     check_classes(classes, scores, None)
     if not points:
         return ()
@@ -281,12 +317,13 @@ def measure_operating_points(
 def operating_table(points: Sequence[OperatingPoint], scores: Float64, truth: Int64, classes: Sequence[str]) -> Float64:
     """Return (n, 4 * points): for each point, whether an image is found, positive, rightly passed over, negative."""
     columns: list[Bool] = []
+    against = one_against_rest(truth, len(classes))
     for point in points:
         if point.label not in classes:
             raise DataError(f"Expected an operating point of one of {', '.join(classes)}, but got {point.label!r}.")
         index = classes.index(point.label)
-        called, actual = scores[:, index] >= point.threshold, truth == index
-        columns += [called & actual, actual, ~called & ~actual, ~actual]
+        called, actual, absent = scores[:, index] >= point.threshold, against[:, index] == 1, against[:, index] == 0
+        columns += [called & actual, actual, ~called & absent, absent]
     return np.column_stack(columns).astype(np.float64)
 
 
@@ -302,6 +339,13 @@ def place_intervals(points: Sequence[OperatingPoint], found: Sequence[Interval])
         OperatingPoint(point.name, point.label, point.threshold, found[2 * i], found[2 * i + 1])
         for i, point in enumerate(points)
     )
+
+
+def choose_positive(classes: Sequence[str], truth: Int64, positive: str | None = None) -> str | None:
+    """Return the class that two-class metrics speak of: the one given or `positive_class`'s; None of findings."""
+    if truth.ndim == 2:
+        return None
+    return positive if positive is not None else positive_class(classes)
 
 
 def check_classes(classes: Sequence[str], scores: Float64, positive: str | None) -> None:
@@ -323,21 +367,27 @@ def _of_confusion(name: str, probabilities: npt.ArrayLike, labels: npt.ArrayLike
 def _of_ranking(
     area: Callable[[Float64, Float64], Float64], probabilities: npt.ArrayLike, labels: npt.ArrayLike, label: int | None
 ) -> float:
-    scores, truth = check_predictions(probabilities, labels)
-    ones = np.ones((1, len(truth)))
-    columns = [Ranking.of(scores[:, index], truth == index) for index in range(scores.shape[1])]
-    return _pick(np.array([area(*column.counts(ones))[0] for column in columns]), truth, label)
+    scores, truth = check_predictions(probabilities, labels, several=True)
+    columns = [of_class(scores, truth, index) for index in range(scores.shape[1])]
+    rankings = [Ranking.of(*column) if len(column[0]) else None for column in columns]
+    values = [
+        np.nan if ranking is None else area(*ranking.counts(np.ones((1, len(column[0])))))[0]
+        for ranking, column in zip(rankings, columns, strict=True)
+    ]
+    return _pick(np.array(values), truth, label)
 
 
 def _pick(values: Float64, truth: Int64, label: int | None) -> float:
     """Return one class's value, or the mean over the classes present."""
     if label is not None:
         return float(values[label])
-    present = np.bincount(truth, minlength=len(values)) > 0
+    present = (one_against_rest(truth, len(values)) == 1).any(axis=0)
     return float(mean_of_measured(np.where(present, values, np.nan)))
 
 
 def _threshold_counts(scores: Float64, positive: Bool) -> tuple[Float64, Float64]:
+    if not len(scores):
+        return np.zeros(1), np.zeros(1)
     true, false = Ranking.of(scores, positive).counts(np.ones((1, len(scores))))
     return true[0], false[0]
 

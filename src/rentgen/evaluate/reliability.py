@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
+from rentgen.evaluate.measure import measuring
 from rentgen.evaluate.metrics import check_predictions
-from rentgen.evaluate.weighted import Bool, Cases, check_weights, measure
-from rentgen.records import Float64
+from rentgen.evaluate.weighted import Bool, check_weights
+from rentgen.records import UNKNOWN, Float64
 
 CERTAIN = 1e-12
 """Distance from 0 and 1 beyond which a probability has no logit of its own."""
@@ -37,12 +38,13 @@ def reliability_figures(
     The slope is that of a logistic regression of the outcome on the logit of the probability; 1 is right, less is too
     sure. The intercept is that of the same regression with the slope held at 1 (calibration in the large); 0 is right,
     less means that the outcome is rarer than was said. Of two classes, the outcome is the positive one; of three or
-    more, it is that the most probable class is right, as in `ece`. Both are nan (None) where all outcomes are the same,
+    more, it is that the most probable class is right, as in `ece`; of several findings, that one is present, over all
+    pairs of film and finding of which something is known. Both are nan (None) where all outcomes are the same,
     and the slope where a threshold parts them without a mistake: it has no end there.
 
     Args:
         probabilities: (n, k).
-        labels: (n,).
+        labels: (n,), or (n, k) of several findings.
         patients: (n,) whom each film shows.
         rng: the only source of randomness.
         resamples: of the patients.
@@ -53,12 +55,16 @@ def reliability_figures(
         DataError: there is no film.
         ValueError: shapes or values that cannot be right.
     """
-    scores, truth = check_predictions(probabilities, labels)
+    scores, truth = check_predictions(probabilities, labels, several=True)
     counts = check_weights(weights, len(truth))
     if len(patients) != len(truth):
         raise ValueError(f"Expected one patient for each of {len(truth)} films, but got {len(patients)}.")
-    cases = Cases.of(scores, truth, None)
-    if scores.shape[1] == 2:
+    measured = measuring(scores, truth, [str(number) for number in range(scores.shape[1])], None)
+    film = np.arange(len(truth))  # of each outcome
+    if truth.ndim == 2:
+        film, column = np.nonzero(truth != UNKNOWN)
+        stated, hits = scores[film, column], truth[film, column] == 1
+    elif scores.shape[1] == 2:
         chosen = 1 if positive is None else positive
         stated, hits = scores[:, chosen], truth == chosen
     else:
@@ -66,8 +72,8 @@ def reliability_figures(
 
     def statistic(drawn: Float64) -> Float64:
         under = drawn * counts
-        metrics, _ = measure(cases, under)
-        slope, intercept = recalibration(stated, hits, under)
+        metrics, _ = measured(under)
+        slope, intercept = recalibration(stated, hits, under[:, film])
         return np.column_stack((metrics["ece"], metrics["brier"], metrics["loss"], slope, intercept))
 
     found = bootstrap(statistic, patients, rng=rng, resamples=resamples)

@@ -280,9 +280,11 @@ def _measured(report: Report, found: Mapping[str, Any], basis: str) -> dict[str,
         "metrics": rows,
         "tiles": [row for row in rows if row["key"] in ("accuracy", "recall", "specificity", "auroc")],
         "classes": _class_rows(found),
+        "several": wording.is_several(found),
+        "class_columns": [wording.CLASS_COLUMNS[name] for name in next(iter(found["per_class"].values()), {})],
         "comparison": _comparison(report),
         "points": [
-            wording.operating_point(point, found["positive"])
+            wording.operating_point(point, found["positive"], several=wording.is_several(found))
             for point in points or [point.to_dict() for point in report.card.operating_points]
         ],
         # Measured on the validation part is where they were chosen.
@@ -294,6 +296,7 @@ def _measured(report: Report, found: Mapping[str, Any], basis: str) -> dict[str,
 def _part_rows(card: Card) -> dict[str, Any]:
     """Return the table of films per part and class, with patients where the audit knows them."""
     patients = card.audit.get("patients", {})
+    films = card.audit.get("films", {})
     return {
         "classes": list(card.classes),
         "patients": bool(patients),
@@ -301,7 +304,7 @@ def _part_rows(card: Card) -> dict[str, Any]:
             {
                 "part": part,
                 "numbers": [numbers.get(label, 0) for label in card.classes],
-                "total": sum(numbers.values()),
+                "total": films.get(part, sum(numbers.values())),
                 "patients": patients.get(part, ""),
             }
             for part, numbers in card.counts.items()
@@ -316,6 +319,7 @@ def _falling(item: tuple[str, float]) -> float:
 def _metric_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the metrics table; macro rows are left out where the headline already is the macro average."""
     macro = found["positive"] is None
+    meanings = dict(wording.METRICS) | (dict(wording.SEVERAL) if wording.is_several(found) else {})
     return [
         {
             "key": name,
@@ -324,7 +328,7 @@ def _metric_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
             "value": wording.value_text(name, found[name]["value"]),
             "range": wording.range_text(name, found[name]),
         }
-        for name, (title, meaning) in wording.METRICS.items()
+        for name, (title, meaning) in meanings.items()
         if not (macro and name.startswith("macro_"))
     ]
 
@@ -334,6 +338,7 @@ def _class_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "label": label,
             "support": found["support"][label],
+            "known": found.get("known", {}).get(label, 0),
             "cells": [
                 (wording.value_text(name, interval["value"]), wording.range_text(name, interval))
                 for name, interval in found["per_class"][label].items()
@@ -393,17 +398,17 @@ def _measured_figures(found: Mapping[str, Any]) -> dict[str, str]:
         name: {label: Interval.from_dict(found["per_class"][label][name]) for label in shown}
         for name in ("auroc", "average_precision")
     }
-    figures = {
-        "confusion": plots.confusion_figure(found["confusion"], found["classes"]),
-        "reliability": plots.reliability_figure(_curve(found["reliability"])),
-    }
+    figures = {"reliability": plots.reliability_figure(_curve(found["reliability"]))}
+    if not wording.is_several(found):
+        figures["confusion"] = plots.confusion_figure(found["confusion"], found["classes"])
     roc, precise = (_curves(found[name], shown) for name in ("roc", "precision_recall"))
     if roc:
         points = [OperatingPoint.from_dict(point) for point in found["operating_points"]]
         measured = [p for p in points if not math.isnan(p.sensitivity.value + p.specificity.value)]
         figures["roc"] = plots.roc_figure(roc, areas["auroc"], measured)
     if precise:
-        shares = {label: number / found["n"] for label, number in found["support"].items()}
+        films = found.get("known") or dict.fromkeys(found["classes"], found["n"])
+        shares = {label: number / max(1, films[label]) for label, number in found["support"].items()}
         figures["precision_recall"] = plots.precision_recall_figure(precise, areas["average_precision"], shares)
     return figures
 

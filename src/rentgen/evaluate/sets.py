@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
-from rentgen.evaluate.metrics import check_predictions
+from rentgen.evaluate.metrics import check_predictions, of_class
 from rentgen.evaluate.weighted import Bool, check_weights, divide
-from rentgen.records import Float64
+from rentgen.records import UNKNOWN, FindingSet, Float64
 
 COVERAGE = 0.95
 
@@ -129,3 +130,78 @@ def measure_coverage(
 
     held, single = bootstrap(statistic, patients, rng=rng, resamples=resamples)
     return {"measured": held.to_dict(), "single": single.to_dict()}
+
+
+def choose_finding_sets(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, classes: Sequence[str], coverage: float = COVERAGE
+) -> tuple[FindingSet, ...]:
+    """Return for each finding when it can be neither ruled out nor confirmed; none where it has too few films.
+
+    Films with the finding and films without are each promised the coverage on their own, for a rare finding could be
+    missed every time and the two together still be covered.
+
+    Args:
+        probabilities: (n, k), of films that did not fit the model.
+        labels: (n, k).
+        classes: names of the findings.
+        coverage: in (0, 1).
+
+    Raises:
+        SettingError: the coverage is not in (0, 1).
+    """
+    needed = films_needed(coverage)
+    scores, truth = check_predictions(probabilities, labels, several=True)
+    found = []
+    for index, label in enumerate(classes):
+        told, there = of_class(scores, truth, index)
+        both = np.column_stack((1 - told, told))
+        counts = [int((there == value).sum()) for value in (False, True)]
+        if min(counts) >= needed:
+            absent, present = (
+                conformal_threshold(both[there == bool(value)], np.full(counts[value], value), coverage)
+                for value in (0, 1)
+            )
+            found.append(FindingSet(label, coverage, present, absent, counts[1], counts[0]))
+    return tuple(found)
+
+
+def measure_finding_sets(
+    sets: Sequence[FindingSet],
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    classes: Sequence[str],
+    patients: Sequence[str],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[FindingSet, ...]:
+    """Return the sets with how often they hold the truth, and how often they hold one answer, on other films.
+
+    Args:
+        sets: of `choose_finding_sets`.
+        probabilities: (n, k), of films that did not choose them.
+        labels: (n, k).
+        classes: in the order of the columns.
+        patients: (n,) whom each film shows; the intervals resample them.
+        rng: the only source of randomness.
+        resamples: of the patients.
+    """
+    scores, truth = check_predictions(probabilities, labels, several=True)
+    if not sets:
+        return ()
+    tables, known = [], []
+    for item in sets:
+        index = classes.index(item.label)
+        may, may_not = scores[:, index] >= item.present, 1 - scores[:, index] >= item.absent
+        there = truth[:, index] == 1
+        known.append((truth[:, index] != UNKNOWN).astype(np.float64))
+        tables += [np.where(there, may, may_not) * known[-1], (may != may_not) * known[-1]]
+    table, base = np.column_stack(tables), np.column_stack(known)
+
+    def statistic(drawn: Float64) -> Float64:
+        return divide(drawn @ table, np.repeat(drawn @ base, 2, axis=1))
+
+    found = bootstrap(statistic, patients, rng=rng, resamples=resamples)
+    return tuple(
+        replace(item, measured=found[2 * place].to_dict(), single=found[2 * place + 1].to_dict())
+        for place, item in enumerate(sets)
+    )

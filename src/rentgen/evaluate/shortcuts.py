@@ -23,7 +23,7 @@ from rentgen.images.hide import frame, hide
 from rentgen.images.overlay import encode_png
 from rentgen.images.thorax import find_thorax
 from rentgen.parallel.local import imap
-from rentgen.records import Float32, Float64, Int64, Interval, Progress, UInt8
+from rentgen.records import UNKNOWN, Float32, Float64, Int64, Interval, Progress, UInt8, one_against_rest
 
 LIMIT = 400
 """Films probed, at most."""
@@ -185,7 +185,7 @@ def shortcut_report(
         tell()
     blind = _blind(films, len(predictor.card.classes), rng)
     areas = _areas(told | blind, films, rng, resamples)
-    outside = _outside(maps, told["as they are"].argmax(axis=1), np.stack([thorax.mask for thorax in thoraxes]))
+    outside = _outside(maps, predictor.leading(told["as they are"]), np.stack([thorax.mask for thorax in thoraxes]))
     spilled = _spread(outside, films.patients, rng, resamples)
     tell()
     empty = 1 - float(np.mean([thorax.mask.mean() for thorax in thoraxes]))
@@ -233,12 +233,18 @@ def _areas(
 
 
 def rank(scores: Float64, labels: Int64) -> tuple[Ranking, ...]:
-    """Return the ranking of each class that some, but not all films have; (n, classes) scores, of any scale."""
-    return tuple(
-        Ranking.of(scores[:, number], labels == number)
-        for number in range(scores.shape[1])
-        if 0 < (labels == number).sum() < len(labels)
-    )
+    """Return the ranking of each class that some, but not all films have; (n, classes) scores, of any scale.
+
+    Of several findings, the films of which one is known are ranked, by their places among all.
+    """
+    against = one_against_rest(labels, scores.shape[1])
+    found = []
+    for column, truth in zip(scores.T, against.T, strict=True):
+        known = np.flatnonzero(truth != UNKNOWN)
+        if 0 < (truth == 1).sum() < len(known):
+            ranking = Ranking.of(column[known], truth[known] == 1)
+            found.append(Ranking(known[ranking.order], ranking.positive, ranking.ends))
+    return tuple(found)
 
 
 def macro_auroc(rankings: tuple[Ranking, ...], weights: Float64) -> Float64:
@@ -267,13 +273,13 @@ def fit_blind(numbers: Float64, labels: Int64, folds: Int64, classes: int, *, ri
 
     Args:
         numbers: (n, columns).
-        labels: (n,) class indices.
+        labels: (n,) class indices, or (n, k) of several findings; what is unknown counts as absent.
         folds: (n,); each is scored by a fit on all the others.
         classes: how many.
         ridge: penalty, relative to the number of films by a hundredth.
     """
-    truth = np.eye(classes)[labels]
-    scores = np.zeros_like(truth)
+    truth = (one_against_rest(labels, classes) == 1).astype(np.float64)
+    scores: Float64 = np.zeros_like(truth)
     for fold in np.unique(folds):
         held = folds == fold
         if held.all():
@@ -402,9 +408,10 @@ def _examples(
 ) -> tuple[Example, ...]:
     """Return one film of each class, of those that the model was neither surest nor least sure of."""
     names = ("as they are", "thorax hidden", "only the thorax")
+    against = one_against_rest(films.labels, len(predictor.card.classes))
     chosen = []
     for number, label in enumerate(predictor.card.classes):
-        rows = np.flatnonzero(films.labels == number)
+        rows = np.flatnonzero(against[:, number] == 1)
         if len(rows):
             row = int(rows[np.argsort(told["as they are"][rows, number], kind="stable")[len(rows) // 2]])
             sure = tuple(float(told[name][row, number]) for name in names)

@@ -12,10 +12,10 @@ import numpy as np
 from rentgen.engine.predictor import Predictor
 from rentgen.evaluate.films import GREY, Films, grey_numbers
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
-from rentgen.evaluate.weighted import Cases, measure
+from rentgen.evaluate.measure import Measure, measuring
 from rentgen.images.corrupt import CORRUPTIONS, corrupt
 from rentgen.parallel.local import imap
-from rentgen.records import Float64, Int64, Interval, Progress, UInt8
+from rentgen.records import Card, Float64, Int64, Interval, Progress, UInt8
 
 LIMIT = 400
 """Films corrupted, at most: each is run once for each corruption."""
@@ -123,9 +123,8 @@ def stress_report(
         told[kind] = predictor.probabilities(predictor.run(worse)["logits"])
         if progress is not None:
             progress("stress", done, len(kinds), kind)
-    classes = predictor.card.classes
-    positive = None if predictor.card.positive is None else classes.index(predictor.card.positive)
-    cases = [Cases.of(told[kind], films.labels, positive) for kind in kinds]
+    card = predictor.card
+    cases = [_measuring(card, told[kind], films.labels) for kind in kinds]
 
     def statistic(weights: Float64) -> Float64:
         values = np.stack([_measure(case, weights) for case in cases], axis=1)  # (resamples, kinds, measured)
@@ -146,7 +145,7 @@ def stress_report(
         rows=rows,
         mean=dict(zip(MEASURED, found[-step:], strict=True)),
         worst=min(rows[1:], key=lambda row: (row.metrics[ranked].value, row.metrics["accuracy"].value)).name,
-        groups=_group_rows(films, told[NONE], positive, rng, resamples),
+        groups=_group_rows(films, told[NONE], card, rng, resamples),
     )
 
 
@@ -155,14 +154,16 @@ def _corrupted(films: Films, kind: str, seed: int) -> UInt8:
     return np.stack(list(imap(lambda one: corrupt(one[1], kind, np.random.default_rng((seed, one[0]))), numbered)))
 
 
-def _measure(cases: Cases, weights: Float64) -> Float64:
-    metrics, _ = measure(cases, weights)
+def _measuring(card: Card, told: Float64, truth: Int64) -> Measure:
+    return measuring(told, truth, card.classes, card.positive, card.operating_points)
+
+
+def _measure(measured: Measure, weights: Float64) -> Float64:
+    metrics, _ = measured(weights)
     return np.stack([metrics[name] for name in MEASURED], axis=1)
 
 
-def _group_rows(
-    films: Films, told: Float64, positive: int | None, rng: np.random.Generator, resamples: int
-) -> tuple[Row, ...]:
+def _group_rows(films: Films, told: Float64, card: Card, rng: np.random.Generator, resamples: int) -> tuple[Row, ...]:
     """Return the metrics of each group of films that look as if they were made alike."""
     numbers, names = _make(films)
     spread = numbers.std(axis=0)
@@ -172,7 +173,7 @@ def _group_rows(
     for group in sorted(np.unique(groups).tolist(), key=lambda group: -int((groups == group).sum())):
         members = np.flatnonzero(groups == group)
         part = films.take(members)
-        statistic = partial(_measure, Cases.of(told[members], part.labels, positive))
+        statistic = partial(_measure, _measuring(card, told[members], part.labels))
         found = bootstrap(statistic, part.patients, rng=rng, resamples=resamples)
         name = f"{chr(ord('A') + len(rows))}: {_words(scaled[members].mean(axis=0), names, part)}"
         rows.append(Row(name, len(part), len(set(part.patients)), dict(zip(MEASURED, found, strict=True))))

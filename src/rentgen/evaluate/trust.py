@@ -11,7 +11,7 @@ from typing import Any
 
 from rentgen.evaluate import trust_plots
 from rentgen.evaluate.wording import NO_BREAK, plural, range_text, value_text
-from rentgen.records import Card
+from rentgen.records import Card, Task
 
 GRADES = {
     "passed": "The heat maps passed: hot regions carry the answer, and training put them there.",
@@ -212,6 +212,10 @@ def _knowing(card: Card) -> list[str]:
         if found.single is not None:
             value, spread = cell("accuracy", found.single)
             sentences.append(f"It gave exactly one class in {value}{_in_brackets(spread)} of the films.")
+    elif card.finding_sets:
+        sentences += _finding_sets(card)
+    elif card.task is Task.MULTILABEL:
+        sentences.append("The model is never in doubt: it calls each finding present or absent, however unsure it is.")
     else:
         sentences.append("The model never abstains: it names a class for every film, however unsure it is.")
     if card.domain is not None:
@@ -225,6 +229,26 @@ def _knowing(card: Card) -> list[str]:
         sentences.append(
             f"It was calibrated anew for a site, from the bundle {card.parent[:12]}; its weights are the same."
         )
+    return sentences
+
+
+def _finding_sets(card: Card) -> list[str]:
+    """Return when findings are in doubt, and how often that was right."""
+    sets = card.finding_sets
+    sentences = [
+        f"A finding is undetermined where it can be neither ruled out nor confirmed: of films with it, and of films "
+        f"without, the answer holds the truth in {_percent(sets[0].coverage, 0)} of films like those it was fitted on."
+    ]
+    measured = []
+    for item in sets:
+        if item.measured is not None and item.single is not None:
+            held, single = (cell("accuracy", found)[0] for found in (item.measured, item.single))
+            measured.append(f"{item.label} {held} (a single answer in {single})")
+    if measured:
+        sentences.append(f"On the test part the answer held the truth: {', '.join(measured)}.")
+    without = [label for label in card.classes if label not in {item.label for item in sets}]
+    if without:
+        sentences.append(f"Too few films for that promise: {', '.join(without)}.")
     return sentences
 
 

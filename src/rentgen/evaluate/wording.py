@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rentgen.records import Card, PatientSource
+from rentgen.records import Card, PatientSource, Task
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 UNKNOWN = "not measurable"
@@ -40,6 +40,30 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "ece": ("Calibration error (ECE)", "mean gap between stated confidence and share right; smaller is better"),
 }
 """Metric to its name and meaning, in the order of the report's table."""
+SEVERAL: Mapping[str, tuple[str, str]] = {
+    "accuracy": (
+        "Accuracy",
+        "share of all known pairs of film and finding called rightly; easy where findings are rare",
+    ),
+    "balanced_accuracy": ("Balanced accuracy", "mean of sensitivity and specificity, over the findings"),
+    "auroc": ("AUROC", "mean over the findings; chance that a film with one scores above a film without"),
+    "average_precision": ("Average precision", "mean over the findings"),
+    "loss": ("Log loss", "cross-entropy in nats, of a known pair of film and finding; smaller is better"),
+    "brier": ("Brier score", "mean squared error of the probabilities, of a known pair; smaller is better"),
+    "ece": ("Calibration error (ECE)", "mean over the findings of the gap between probability and share present"),
+}
+"""What stands in the place of `METRICS` where films have several findings, each at its own operating point."""
+CLASS_COLUMNS: Mapping[str, str] = {
+    "recall": "Recall",
+    "precision": "Precision",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "ece": "ECE",
+    "brier": "Brier score",
+}
+"""What is measured for each class, as the report's table has it."""
 IN_PERCENT = frozenset(
     {"accuracy", "balanced_accuracy", "recall", "specificity", "precision", "f1", "ece"}
     | {"macro_recall", "macro_specificity", "macro_precision", "macro_f1"}
@@ -102,6 +126,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def is_several(found: Mapping[str, Any]) -> bool:
+    """Return whether a measurement is of several findings a film."""
+    return found.get("task") == Task.MULTILABEL
+
+
 def headline(found: Mapping[str, Any], seen: str) -> str:
     """Return the one sentence that the report begins with.
 
@@ -123,6 +152,15 @@ def headline(found: Mapping[str, Any], seen: str) -> str:
     if seen == "names":
         # The films are new; of the patients nobody can be sure.
         of_patients = f" it had not seen{',' if of_patients else ''}{of_patients}"
+    if is_several(found):
+        area = found["auroc"]
+        spread = range_text("auroc", area)
+        interval = f" (95{NO_BREAK}% interval {spread})" if spread else ""
+        return (
+            f"On {plural(found['n'], 'film')}{of_patients}{clause}, the model told "
+            f"{plural(len(found['classes']), 'finding')} with a mean AUROC of "
+            f"{value_text('auroc', area['value'])}{interval}."
+        )
     return (
         f"On {plural(found['n'], 'film')}{of_patients}{clause}, the model was right in "
         f"{value_text('accuracy', accuracy['value'])}{interval}."
@@ -146,6 +184,8 @@ def seen_before(found: Mapping[str, Any], basis: str) -> str:
 
 def detail(found: Mapping[str, Any]) -> list[str]:
     """Return the sentences that follow the headline: sensitivity and specificity, ranking, calibration."""
+    if is_several(found):
+        return _of_findings(found)
     sentences = []
     recall, specificity, area, gap = (found[name]["value"] for name in ("recall", "specificity", "auroc", "ece"))
     if found["positive"] is not None and recall is not None and specificity is not None:
@@ -174,12 +214,43 @@ def detail(found: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def operating_point(point: Mapping[str, Any], positive: str | None) -> dict[str, Any]:
-    """Return one operating point as the report shows it: name, threshold, sentence, values, worth of an answer."""
+def _of_findings(found: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    known = [
+        (values["auroc"]["value"], label)
+        for label, values in found["per_class"].items()
+        if values["auroc"]["value"] is not None
+    ]
+    if len(known) > 1:
+        worst, best = min(known), max(known)
+        sentences.append(f"It told {best[1]} best (AUROC {best[0]:.3f}) and {worst[1]} worst ({worst[0]:.3f}).")
+    recall, specificity, gap = (found[name]["value"] for name in ("recall", "specificity", "ece"))
+    if recall is not None and specificity is not None:
+        sentences.append(
+            f"At each finding's own operating point it found, on average, {of_hundred(recall)} of 100 films with it, "
+            f"and raised a false alarm in {of_hundred(1 - specificity)} of 100 without."
+        )
+    if gap is not None:
+        sentences.append(
+            f"Its probabilities are off by {gap * 100:.1f} percentage points on average over the findings."
+        )
+    return sentences
+
+
+def operating_point(point: Mapping[str, Any], positive: str | None, *, several: bool = False) -> dict[str, Any]:
+    """Return one operating point as the report shows it: name, threshold, sentence, values, worth of an answer.
+
+    Args:
+        point: `OperatingPoint.to_dict()`.
+        positive: the class of two that it speaks of.
+        several: whether films have several findings.
+    """
     found, passed = point["sensitivity"]["value"], point["specificity"]["value"]
     name = point["name"]
     having, lacking = (
-        (f"with {point['label']}", "without") if positive is not None else (f"of {point['label']}", "of other classes")
+        (f"with {point['label']}", "without")
+        if positive is not None or several
+        else (f"of {point['label']}", "of other classes")
     )
     if found is None or passed is None:
         sentence = "Could not be measured: the set lacks films of one kind."
@@ -324,6 +395,7 @@ def model_words(card: Card) -> list[tuple[str, str]]:
         ("Starting weights", str(backbone.get("weights", "unknown"))),
         ("Input", f"{fed.width} by {fed.height} pixels, {resize}{borders}"),
         ("Classes", ", ".join(card.classes)),
+        ("Answers", "several findings a film, a sigmoid each" if card.task is Task.MULTILABEL else "one class a film"),
         ("Speaks of", card.positive or "every class alike"),
         ("Made", card.created),
     ]

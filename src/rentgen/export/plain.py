@@ -20,10 +20,10 @@ import numpy as np
 
 from rentgen.bundle import Bundle
 from rentgen.engine.graph import check_whole
-from rentgen.engine.predictor import softmax
+from rentgen.engine.predictor import sigmoid, softmax
 from rentgen.engine.session import TOLERANCE, Session
 from rentgen.errors import BundleError, MissingExtraError
-from rentgen.records import DISCLAIMER, EngineName, Float32, Float64, Precision, UInt8
+from rentgen.records import DISCLAIMER, EngineName, Float32, Float64, Precision, Task, UInt8
 
 INPUT = "image"
 PROBABILITIES = "probabilities"
@@ -31,7 +31,7 @@ FORMAT = "rentgen-export"
 VERSION = 1
 
 MEANINGS = {
-    PROBABILITIES: "calibrated, one for each class, in the order of `classes`; they sum to 1",
+    PROBABILITIES: "calibrated, one for each class, in the order of `classes`; if `task` is multiclass, they sum to 1",
     "logits": "before calibration",
     "embedding": "the mean of the network's last feature map",
     "activation_maps": "Grad-CAM of each class over the prepared film, not negative",
@@ -64,7 +64,7 @@ def write_onnx(bundle: Bundle, folder: Path) -> tuple[Path, ...]:
 
 
 def with_probabilities(bundle: Bundle) -> bytes:
-    """Return the bundle's graph with its calibration and a softmax at the end, as the first output, `probabilities`.
+    """Return the bundle's graph with calibration and softmax, or sigmoid, behind: the first output, `probabilities`.
 
     Raises:
         BundleError: the graph is not sound.
@@ -88,7 +88,10 @@ def with_probabilities(bundle: Bundle) -> bytes:
             graph.initializer.append(numpy_helper.from_array(np.array(values, np.float32), constant))
             steps.append((kind, [last, constant], result, {}))
             last = result
-    steps.append(("Softmax", [last], PROBABILITIES, {"axis": -1}))
+    if bundle.card.task is Task.MULTILABEL:
+        steps.append(("Sigmoid", [last], PROBABILITIES, {}))
+    else:
+        steps.append(("Softmax", [last], PROBABILITIES, {"axis": -1}))
     graph.node.extend(
         helper.make_node(kind, inputs, [output], name=f"make.{output}", **attributes)
         for kind, inputs, output, attributes in steps
@@ -171,6 +174,7 @@ def description(
         "runs": runs,
         "name": card.name,
         "bundle_id": bundle.bundle_id,
+        "task": str(card.task),
         "classes": list(card.classes),
         "positive": card.positive,
         "input": {"name": INPUT, "type": "uint8", "shape": ["batch", *size], "meaning": "the prepared film"},
@@ -213,7 +217,7 @@ def _expected(bundle: Bundle) -> dict[str, Float32 | Float64]:
     if calibration is not None:
         scores = scores * np.array(calibration.scale) + np.array(calibration.bias)
     values: dict[str, Float32 | Float64] = {
-        PROBABILITIES: softmax(scores),
+        PROBABILITIES: sigmoid(scores) if bundle.card.task is Task.MULTILABEL else softmax(scores),
         "logits": golden.logits,
         "embedding": golden.embedding,
         "activation_maps": golden.activation_maps,

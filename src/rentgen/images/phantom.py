@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -250,6 +250,71 @@ def write_set(
                 _write(folder / f"{name}.png", to_png(film))
             if progress is not None:
                 progress(index * films + number + 1, total)
+
+
+SHARES: Mapping[Finding, float] = {Finding.CONSOLIDATION: 0.35, Finding.EFFUSION: 0.35, Finding.NODULE: 0.3}
+"""How often each finding is drawn into a film of `write_table`, on its own."""
+
+
+def write_table(
+    directory: Path,
+    *,
+    films: int,
+    rng: np.random.Generator,
+    shares: Mapping[Finding, float] = SHARES,
+    unknown: float = 0.1,
+    films_per_patient: int = 2,
+    dicom: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write films with any number of findings, and return the table: `labels.csv` with a column for each.
+
+    A film is `films/personN_K.png`; the table has `path`, `patient`, a column for each finding and `No Finding`, with
+    1, 0, and nothing where it is unknown.
+
+    Args:
+        directory: is made where it does not exist.
+        films: in all.
+        rng: decides everything.
+        shares: finding to how often it is there, whatever else is.
+        unknown: share of the findings of which the table says nothing.
+        films_per_patient: at most; the last patient may have fewer.
+        dicom: DICOM files in place of PNG.
+        progress: is called with the number of films written and of all.
+
+    Raises:
+        SettingError: for numbers below one, or shares outside [0, 1].
+    """
+    if films < 1 or films_per_patient < 1:
+        raise SettingError(f"Expected at least 1 film and 1 per patient, but got {films} and {films_per_patient}.")
+    if not all(0 <= share <= 1 for share in (unknown, *shares.values())):
+        raise SettingError(f"Expected shares in [0, 1], but got {unknown} unknown and {list(shares.values())}.")
+    (directory / "films").mkdir(parents=True, exist_ok=True)
+    names = {finding: finding.capitalize() for finding in shares}
+    lines = [",".join(("path", "patient", *names.values(), "No Finding"))]
+    for number in range(films):
+        if number % films_per_patient == 0:
+            body = Anatomy.random(np.random.default_rng(int(rng.integers(2**62))))
+        pose, spot = rng.integers(2**62, size=2).tolist()
+        there = tuple(finding for finding, share in shares.items() if rng.random() < share)
+        film = _film(
+            there or (Finding.NORMAL,),
+            body,
+            Pose.random(np.random.default_rng(pose), None, None),
+            np.random.default_rng(spot),
+        )
+        patient = f"person{1 + number // films_per_patient}"
+        name = f"films/{patient}_{number % films_per_patient + 1}.{'dcm' if dicom else 'png'}"
+        _write(directory / name, to_dicom(film, patient_id=patient) if dicom else to_png(film))
+        cells = [str(int(finding in there)) for finding in names] + [str(int(not there))]
+        hidden = rng.random(len(cells)) < unknown
+        lines.append(
+            ",".join((name, patient, *("" if lost else cell for cell, lost in zip(cells, hidden, strict=True))))
+        )
+        if progress is not None:
+            progress(number + 1, films)
+    _write(directory / "labels.csv", ("\n".join(lines) + "\n").encode())
+    return directory / "labels.csv"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -25,14 +25,15 @@ from rentgen.evaluate.measure import evaluate
 from rentgen.evaluate.metrics import choose_operating_points
 from rentgen.evaluate.prevalence import balance_weights, estimate_prior, parse_prevalence
 from rentgen.evaluate.reliability import reliability_figures
-from rentgen.evaluate.sets import COVERAGE, conformal_threshold, films_needed, measure_coverage
-from rentgen.evaluate.weighted import log_losses
+from rentgen.evaluate.sets import COVERAGE, choose_finding_sets, conformal_threshold, films_needed, measure_coverage
+from rentgen.evaluate.several import mean_loss
 from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
 from rentgen.records import (
     Audit,
     Calibration,
     Card,
     Conformal,
+    FindingSet,
     Float64,
     ImageRecord,
     Int64,
@@ -43,6 +44,9 @@ from rentgen.records import (
     Split,
     SplitCertificate,
     Status,
+    Task,
+    one_against_rest,
+    truth_of,
 )
 
 FOLDS = 5
@@ -63,6 +67,8 @@ def calibrate(
     command: str = "",
 ) -> tuple[Bundle, dict[str, Any]]:
     """Return the bundle calibrated on a site's own films, and what came of it in plain JSON values.
+
+    Of several findings, those with fewer than `MIN_FILMS` films with them, or without, keep what the bundle has.
 
     The network stays as it is. Probabilities, operating points and the threshold of the prediction sets are fitted to
     the films anew, and the certificate remembers these films, their pixels and their patients as ones that chose: an
@@ -97,18 +103,22 @@ def calibrate(
         raise SettingError(f"Expected the method to be one of {', '.join(Method)}, but got {str(method)!r}.")
     classes = bundle.card.classes
     needed = films_needed(coverage)
+    several = bundle.card.task is Task.MULTILABEL
+    if several and prevalence is not None:
+        raise SettingError(
+            "Expected no prevalence of several findings: each is calibrated at the frequency that it has."
+        )
     prior = None if prevalence is None else parse_prevalence(prevalence, classes)
     site = _look(bundle, listing, needed, progress)
     patients = [record.patient for record in site.records]
     counts = np.ones(len(site.truth)) if prior is None else balance_weights(site.truth, prior)
+    thin = _thin_findings(site.truth, classes) if several else ()
 
     folds = patient_folds(site.truth, patients, _fold_count(site.truth, patients), np.random.default_rng(seed))
     outside = _cross_fit(site, folds, counts, Method(method))
-    losses = {
-        name: float(np.average(log_losses(values, site.truth), weights=counts)) for name, values in outside.items()
-    }
+    losses = {name: mean_loss(values, site.truth, counts) for name, values in outside.items()}
     chosen = min(losses, key=lambda name: losses[name])
-    scaling = _fit(chosen, site.logits, site.truth, counts)
+    scaling = _keep_thin(_fit(chosen, site.logits, site.truth, counts), bundle.card, thin)
     final = site.told if scaling is None else scaling.probabilities(site.logits)
 
     positive = None if bundle.card.positive is None else classes.index(bundle.card.positive)
@@ -127,11 +137,20 @@ def calibrate(
         positive=bundle.card.positive,
         resamples=resamples,
     )
+    # What the site's films say too little of stays as it was.
+    points = (*(point for point in bundle.card.operating_points if point.label in thin),
+              *(point for point in points if point.label not in thin))  # fmt: skip
     # Of probabilities that their films did not fit: the final ones know the films a little too well.
     weights = None if prior is None else counts
-    conformal = Conformal(
-        coverage, conformal_threshold(outside[chosen], site.truth, coverage, weights=weights), len(site.truth)
-    )
+    conformal: Conformal | None = None
+    sets: tuple[FindingSet, ...] = ()
+    if several:
+        chosen_sets = choose_finding_sets(outside[chosen], site.truth, classes, coverage)
+        sets = (*(item for item in bundle.card.finding_sets if item.label in thin),
+                *(item for item in chosen_sets if item.label not in thin))  # fmt: skip
+    else:
+        threshold = conformal_threshold(outside[chosen], site.truth, coverage, weights=weights)
+        conformal = Conformal(coverage, threshold, len(site.truth))
     calibration = bundle.card.calibration
     if scaling is not None:
         calibration = Calibration(
@@ -143,14 +162,16 @@ def calibrate(
             before=before,
             after=after,
         )
-    result = _assemble(bundle, listing, site, final, _Chosen(calibration, conformal, points), seed, resamples, command)
+    result = _assemble(
+        bundle, listing, site, final, _Chosen(calibration, conformal, points, sets), seed, resamples, command
+    )
     return result, {
         "parent": bundle.bundle_id or None,
         "method": str(chosen),
         "losses": {str(name): loss for name, loss in losses.items()},
         "n": len(site.truth),
         "patients": len(set(patients)),
-        "support": {label: int((site.truth == index).sum()) for index, label in enumerate(classes)},
+        "support": _support(site.truth, classes),
         "left_out": dict(site.left_out),
         "failed": dict(site.failed),
         "folds": int(folds.max()) + 1,
@@ -158,8 +179,12 @@ def calibrate(
         "calibration": None if calibration is None else calibration.to_dict(),
         "before": before,
         "after": after,
-        "conformal": conformal.to_dict()
+        "conformal": None
+        if conformal is None
+        else conformal.to_dict()
         | (_cross_coverage(outside[chosen], site.truth, folds, coverage, patients, seed, resamples, weights) or {}),
+        "finding_sets": [item.to_dict() for item in sets],
+        "unchanged": list(thin),
         "operating_points": [point.to_dict() for point in points],
     }
 
@@ -189,6 +214,8 @@ def estimate_prevalence(
     Raises:
         DataError: fewer than `MIN_FILMS` films count; and as of `calibrate`.
     """
+    if bundle.card.task is Task.MULTILABEL:
+        raise SettingError("Expected a bundle with one class a film: of several findings no prevalence is estimated.")
     fitted, found = calibrate(bundle, labelled, method=method, seed=seed, resamples=0, progress=progress)
     told = [
         list(prediction.probabilities.values())
@@ -211,7 +238,7 @@ class _Site:
 
     Attributes:
         records: n films.
-        truth: (n,).
+        truth: (n,), or (n, k) of several findings.
         logits: (n, k).
         told: (n, k) probabilities of the bundle as it came.
         hashes: (n,) of the content and of the pixels.
@@ -233,8 +260,9 @@ class _Chosen:
     """What the films chose."""
 
     calibration: Calibration | None
-    conformal: Conformal
+    conformal: Conformal | None
     points: tuple[OperatingPoint, ...]
+    sets: tuple[FindingSet, ...] = ()
 
 
 def _look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | None) -> _Site:
@@ -248,10 +276,14 @@ def _look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | No
         if prediction.status in (Status.OK, Status.ABSTAIN)
     ]
     left_out = Counter(str(item.status) for item in judged.predictions) - Counter(str(item.status) for _, item in kept)
-    _check_enough([record for record, _ in kept], card.classes, needed, left_out)
+    truth = truth_of([record for record, _ in kept], card.classes, card.task)
+    if card.task is Task.MULTILABEL:
+        _check_findings(truth, [record.patient for record, _ in kept], card.classes, left_out)
+    else:
+        _check_enough([record for record, _ in kept], card.classes, needed, left_out)
     site = _Site(
         records=tuple(record for record, _ in kept),
-        truth=np.array([card.classes.index(str(record.label)) for record, _ in kept], np.int64),
+        truth=truth,
         logits=np.array([item.logits for _, item in kept], np.float64),
         told=np.array([[item.probabilities[label] for label in card.classes] for _, item in kept]),
         hashes=tuple((item.content_hash or "", item.pixel_hash or "") for _, item in kept),
@@ -304,8 +336,44 @@ def _check_enough(
         )
 
 
+def _support(truth: Int64, classes: Sequence[str]) -> dict[str, int]:
+    against = one_against_rest(truth, len(classes))
+    return {label: int((against[:, index] == 1).sum()) for index, label in enumerate(classes)}
+
+
+def _thin_findings(truth: Int64, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the findings with too few films with them, or without, to be calibrated on."""
+    enough = ((truth == 1).sum(axis=0) >= MIN_FILMS) & ((truth == 0).sum(axis=0) >= MIN_FILMS)
+    return tuple(label for label, kept in zip(classes, enough.tolist(), strict=True) if not kept)
+
+
+def _keep_thin(scaling: Scaling | None, card: Card, thin: Sequence[str]) -> Scaling | None:
+    """Return a scaling in which the findings that the site says too little of have the card's."""
+    if scaling is None or not thin:
+        return scaling
+    old = card.calibration
+    scale, bias = scaling.scale.copy(), scaling.bias.copy()
+    for label in thin:
+        place = card.classes.index(label)
+        scale[place] = 1.0 if old is None else old.scale[place]
+        bias[place] = 0.0 if old is None else old.bias[place]
+    return replace(scaling, scale=scale, bias=bias)
+
+
+def _check_findings(truth: Int64, patients: Sequence[str], classes: Sequence[str], left_out: Mapping[str, int]) -> None:
+    """Check that at least one finding can be calibrated, and tried on patients that did not fit it."""
+    if len(_thin_findings(truth, classes)) == len(classes) or len(set(patients)) < 2:
+        told = f" ({sum(left_out.values())} were left out)" if left_out else ""
+        raise DataError(
+            f"Expected at least {MIN_FILMS} films with a finding and {MIN_FILMS} without, of 2 patients or more, to "
+            f"calibrate on, but none of {', '.join(classes)} has them in {len(truth)} films{told}. Add films."
+        )
+
+
 def _fold_count(truth: Int64, patients: Sequence[str]) -> int:
     """Return how many folds there can be so that each class's patients reach all of them."""
+    if truth.ndim == 2:
+        return min(FOLDS, len(set(patients)))
     of_class: dict[int, set[str]] = defaultdict(set)
     for label, patient in zip(truth.tolist(), patients, strict=True):
         of_class[label].add(patient)
@@ -396,7 +464,7 @@ def _assemble(
         ),
         failed=site.failed,
     )
-    added = Counter(str(record.label) for record in site.records)
+    added = Counter(_support(site.truth, old.classes))
     validation = Counter(old.counts.get(str(Split.VALIDATION), {})) + added
     card = replace(
         old,
@@ -409,6 +477,7 @@ def _assemble(
         command=command,
         calibration=chosen.calibration,
         conformal=chosen.conformal,
+        finding_sets=chosen.sets,
         parent=bundle.bundle_id or None,
     )
     return replace(bundle, card=card, split=certificate, bundle_id="")

@@ -181,11 +181,16 @@ def fit_domain(
         return texture, layout
 
     taught = [np.concatenate(pair) for pair in zip(features(train, False), features(train, True), strict=True)]
-    labels = np.concatenate([train.labels, train.labels])
+    # Findings mix freely: there are no groups of films to stand near to, but all of them together.
+    own_labels, held_labels = (
+        films.labels if films.labels.ndim == 1 else np.zeros(len(films.labels), np.int64)
+        for films in (train, validation)
+    )
+    labels = np.concatenate([own_labels, own_labels])
     held = features(validation, False)
     for values, own, seen in zip(taught, (0.0, OWN_COVARIANCE), held, strict=True):
         group = fit_group(values, labels, own)
-        _set_scale(group, seen, validation.labels)
+        _set_scale(group, seen, held_labels)
         domain.groups.append(group)
     return domain
 

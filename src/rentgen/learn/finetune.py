@@ -30,15 +30,16 @@ import numpy as np
 import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rentgen.engine.session import best_precision
 from rentgen.errors import DataError
 from rentgen.evaluate.prevalence import balance_weights
+from rentgen.evaluate.several import mean_cell_loss
 from rentgen.evaluate.weighted import log_losses
 from rentgen.learn.backbones import Backbone, hash_weights
 from rentgen.learn.export import TorchClassifier
-from rentgen.learn.head import Head, class_weights, figures, smooth_labels
+from rentgen.learn.head import Head
+from rentgen.learn.objective import objective_of
 from rentgen.learn.recipe import FineTuneSettings, ShiftSettings
 from rentgen.learn.scaling import fit_vector
 from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
@@ -60,7 +61,7 @@ class Films:
 
     Attributes:
         images: (films, height, width), in memory or memory-mapped.
-        labels: (films,) class numbers.
+        labels: (films,) class numbers, or (films, findings).
     """
 
     images: UInt8
@@ -122,7 +123,9 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
     stages = find_stages(model.backbone.network)
     optimizer = _optimizer(model, stages, settings)
     average = copy.deepcopy(model).requires_grad_(False)
-    weight = class_weights(torch.from_numpy(train.labels), classes) if settings.class_weights else torch.ones(classes)
+    objective = objective_of(
+        torch.from_numpy(train.labels), classes, weigh=settings.class_weights, smoothing=settings.label_smoothing
+    )
     scaler, arithmetic = _arithmetic(settings.precision, device)
 
     per_epoch = max(1, len(train) // settings.batch_size)
@@ -145,22 +148,20 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
 
         labels = torch.from_numpy(train.labels[chosen]).to(device)
         films = shift_batch(torch.from_numpy(train.images[chosen]).to(device), task.shift, generator)  # (B, H, W)
-        targets = smooth_labels(labels, classes, settings.label_smoothing)
-        films, targets = mix_batch(films, targets, task.shift, generator)
+        films, targets = mix_batch(films, objective.prepare(labels), task.shift, generator)
         films = smooth_batch(films, task.smooth_px)
         with arithmetic():
             feature_map = model.backbone(films)  # (B, C, h, w)
         hidden = model.hidden(feature_map.float().mean((2, 3))).relu()  # (B, hidden)
         keep = torch.rand(hidden.shape, generator=generator).to(device).ge(task.dropout) / (1 - task.dropout)
         logits = model.classifier(hidden * keep)  # (B, classes)
-        wanted = targets * weight.to(device)
-        loss = -(wanted * logits.log_softmax(1)).sum() / weight.to(device)[labels].sum()
+        loss = objective.loss(logits, *targets)
         if not math.isfinite(loss.item()):
             raise DataError(
                 f"The loss of step {state.step + 1} is {loss.item()}: the rate {settings.learning_rate:g} is too high "
                 "for these films. Lower finetune.learning_rate; `--find-lr` draws where it may lie."
             )
-        scaler.scale(loss).backward()
+        torch.autograd.backward(scaler.scale(loss))
         if settings.clip_norm > 0:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_([item for item in model.parameters() if item.grad is not None], settings.clip_norm)
@@ -176,12 +177,12 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
             progress("finetune", state.step, steps, _note(state, loss.item(), rate, steps))
         if state.step % per_epoch == 0:
             told, truth = zip(*state.seen, strict=True)
-            state.parts["train"].append(figures(torch.cat(told), torch.cat(truth)))
+            state.parts["train"].append(objective.figures(torch.cat(told), torch.cat(truth)))
             state.seen.clear()
             for name, part in task.parts.items():
                 if name != "train":
                     answers = _answer(average, part, arithmetic)
-                    state.parts[name].append(figures(answers, torch.from_numpy(part.labels)))
+                    state.parts[name].append(objective.figures(answers, torch.from_numpy(part.labels)))
                     state.choice[name] = _calibrated_loss(answers.numpy(), part.labels)
             _judge_epoch(state, average, settings)
         if time.monotonic() - saved > CHECKPOINT_SECONDS or state.step % per_epoch == 0:
@@ -338,11 +339,13 @@ def _answer(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any]) 
 
 
 def _calibrated_loss(logits: Float32, labels: Int64) -> float:
-    """Return the mean cross-entropy over equally frequent classes that a calibration could reach.
+    """Return the mean cross-entropy over equally frequent classes, or over findings, that a calibration could reach.
 
     A calibration follows the training, so an epoch is not to be blamed for what that will mend: thresholds that class
     weights moved, or too much confidence.
     """
+    if labels.ndim == 2:
+        return mean_cell_loss(fit_vector(logits, labels).probabilities(logits), labels)
     weights = balance_weights(labels, np.full(logits.shape[1], 1 / logits.shape[1]))
     scaling = fit_vector(logits, labels, weights)
     return float(np.average(log_losses(scaling.probabilities(logits), labels), weights=weights))
@@ -483,6 +486,7 @@ def find_rate(task: FineTuning, *, steps: int = FINDER_STEPS, progress: Progress
     stages = find_stages(model.backbone.network)
     optimizer = _optimizer(model, stages, settings)
     _open_stages(model, stages, settings, 0.0)
+    objective = objective_of(torch.from_numpy(train.labels), classes, weigh=False, smoothing=settings.label_smoothing)
     rng = np.random.default_rng(settings.seed)
     rates, losses = [], []
     smoothed = 0.0
@@ -494,10 +498,7 @@ def find_rate(task: FineTuning, *, steps: int = FINDER_STEPS, progress: Progress
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         labels = torch.from_numpy(train.labels[chosen]).to(device)
         films = shift_batch(torch.from_numpy(train.images[chosen]).to(device), task.shift, generator)
-        loss = functional.cross_entropy(
-            model(smooth_batch(films, task.smooth_px))[0],
-            smooth_labels(labels, classes, settings.label_smoothing),
-        )
+        loss = objective.loss(model(smooth_batch(films, task.smooth_px))[0], *objective.prepare(labels))
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""The head on frozen features: dense, ReLU, dropout, dense, softmax; trained by Adam in a plain loop.
+"""The head on frozen features: dense, ReLU, dropout, dense; trained by Adam in a plain loop.
 
 The gradient of so small a network is written out, all four parameters live in one flat tensor, and each step is a
 handful of calls into preallocated memory: at this size the overhead of a framework costs more than its arithmetic.
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from rentgen.errors import DataError
+from rentgen.learn.objective import objective_of
 from rentgen.learn.recipe import HeadSettings
 from rentgen.records import Epoch, Float32, History, Int64
 
@@ -34,7 +35,7 @@ class Features:
 
     Attributes:
         views: each (films, features); view 0 is the film itself. In memory or memory-mapped.
-        labels: (films,) class numbers.
+        labels: (films,) class numbers, or (films, findings).
     """
 
     views: tuple[FeatureMatrix, ...]
@@ -94,8 +95,8 @@ def train_head(
 ) -> tuple[Head, History]:
     """Return the head with the lowest validation loss, and how training went.
 
-    The loss that is minimised is torch.nn.CrossEntropyLoss's, class weights and label smoothing included. The history
-    has plain cross-entropy, so that settings compare; training figures are those of the epoch's own batches, with
+    The loss that is minimised is `learn.objective`'s, class weights and label smoothing included. The history has plain
+    cross-entropy, so that settings compare; training figures are those of the epoch's own batches, with
     dropout and augmented views on, as Keras reports them. The test part is recorded after each epoch and looked at by
     nothing.
 
@@ -170,7 +171,10 @@ class _Loop:
         self.gradients = self.split(self.gradient)
         self.moments = (torch.zeros_like(self.weights), torch.zeros_like(self.weights))
         self.steps = torch.zeros(())
-        self.class_weight = class_weights(self.labels, classes) if settings.class_weights else torch.ones(classes)
+        self.objective = objective_of(
+            self.labels, classes, weigh=settings.class_weights, smoothing=settings.label_smoothing
+        )
+        self.targets = self.objective.prepare(self.labels)
         self.batch = torch.empty(settings.batch_size, self.features)
 
     def split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -187,14 +191,14 @@ class _Loop:
         view = torch.randint(len(self.views), (count,), generator=self.generator)
         keep = torch.rand(count, settings.hidden, generator=self.generator).ge_(settings.dropout)
         keep /= 1 - settings.dropout
-        target = (smooth_labels(self.labels, self.classes, settings.label_smoothing) * self.class_weight)[order]
-        weight = self.class_weight[self.labels][order]
+        targets = tuple(values[order] for values in self.targets)
         logits = torch.empty(count, self.classes)
         for start in range(0, count, settings.batch_size):
             stop = min(start + settings.batch_size, count)
             batch = self._gather(order[start:stop], view[start:stop])
-            self._step(batch, target[start:stop], weight[start:stop], keep[start:stop], logits[start:stop])
-        return figures(logits, self.labels[order])
+            rows = tuple(values[start:stop] for values in targets)
+            self._step(batch, rows, keep[start:stop], logits[start:stop])
+        return self.objective.figures(logits, self.labels[order])
 
     def _gather(self, films: Tensor, view: Tensor) -> Tensor:
         batch = self.batch[: len(films)]
@@ -205,14 +209,12 @@ class _Loop:
             batch[chosen] = torch.from_numpy(source[films[chosen].numpy()].astype(np.float32))
         return batch
 
-    def _step(self, batch: Tensor, target: Tensor, weight: Tensor, keep: Tensor, logits: Tensor) -> None:
+    def _step(self, batch: Tensor, targets: tuple[Tensor, ...], keep: Tensor, logits: Tensor) -> None:
         w1, b1, w2, b2 = self.parameters
         hidden = torch.addmm(b1, batch, w1.t()).relu_()  # (B, hidden)
         dropped = hidden * keep  # (B, hidden)
         torch.addmm(b2, dropped, w2.t(), out=logits)  # (B, classes)
-        # As torch.nn.CrossEntropyLoss has it: each class's share of a smoothed target has that class's weight, and the
-        # mean is over the weights of the films' own classes.
-        wrong = (logits.softmax(1) * target.sum(1, keepdim=True) - target) / weight.sum()  # (B, classes)
+        wrong = self.objective.slope(logits, *targets)  # (B, classes)
         gw1, gb1, gw2, gb2 = self.gradients
         torch.mm(wrong.t(), dropped, out=gw2)
         torch.sum(wrong, 0, out=gb2)
@@ -235,31 +237,7 @@ def _score(loop: _Loop, resident: Tensor | None, part: Features) -> Epoch:
             rows = slice(start, start + SCORING_BATCH)
             batch = torch.from_numpy(part.views[0][rows].astype(np.float32)) if resident is None else resident[rows]
             logits.append(torch.addmm(b2, torch.addmm(b1, batch, w1.t()).relu_(), w2.t()))
-        return figures(torch.cat(logits), torch.from_numpy(part.labels))
-
-
-def figures(logits: Tensor, labels: Tensor) -> Epoch:
-    """Return unweighted mean loss, accuracy, and macro recall and F1 over the classes that occur."""
-    classes = logits.shape[1]
-    loss = torch.nn.functional.cross_entropy(logits, labels).item()
-    confusion = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
-    right = confusion.diagonal().double()
-    actual, predicted = confusion.sum(1).double(), confusion.sum(0).double()
-    present = actual > 0
-    recall = (right / actual)[present].mean().item()
-    f1 = (2 * right / (actual + predicted))[present].mean().item()
-    return Epoch(loss, (right.sum() / actual.sum()).item(), recall, f1)
-
-
-def smooth_labels(labels: Tensor, classes: int, amount: float) -> Tensor:
-    """Return (films, classes) targets that keep `1 - amount` for the label and share the rest evenly."""
-    return torch.nn.functional.one_hot(labels, classes).float() * (1 - amount) + amount / classes
-
-
-def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """Return weights inverse to the classes' numbers, their mean over the films being one."""
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1).float()
-    return counts.sum() / (classes * counts)
+        return loop.objective.figures(torch.cat(logits), torch.from_numpy(part.labels))
 
 
 def _stacked(views: Sequence[FeatureMatrix]) -> Tensor | None:

@@ -18,13 +18,14 @@ from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.metrics import auroc
 from rentgen.evaluate.prevalence import balance_weights
 from rentgen.evaluate.reliability import reliability_figures
-from rentgen.evaluate.sets import conformal_threshold, measure_coverage
-from rentgen.evaluate.weighted import log_losses
+from rentgen.evaluate.sets import choose_finding_sets, conformal_threshold, measure_coverage, measure_finding_sets
+from rentgen.evaluate.several import mean_loss
 from rentgen.images.corrupt import stress
 from rentgen.learn.members import FittedFilms
 from rentgen.learn.recipe import AnswerSettings
 from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
-from rentgen.records import Calibration, Card, Conformal, Domain, Float64, Int64, Precision
+from rentgen.records import UNKNOWN, Calibration, Card, Conformal, Domain, Float64, Int64, Precision, Task
+from rentgen.records.deciding import HALF
 
 FOLDS = 5
 BATCH = 8
@@ -57,7 +58,9 @@ def know(predictor: Predictor, validation: FittedFilms, settings: AnswerSettings
         logits, truth = np.concatenate([logits, worse]), np.concatenate([truth, truth])
         weights = np.repeat([1 - settings.stressed, settings.stressed], len(patients))
         patients = (*patients, *patients)
-    if settings.balanced:
+    several = card.task is Task.MULTILABEL
+    # Each finding is calibrated on its own, at the frequency that it has: there is nothing to balance.
+    if settings.balanced and not several:
         weights = balance_weights(truth, np.full(len(card.classes), 1 / len(card.classes)), weights)
     outside = np.array(predictor.probabilities(logits))
     if settings.calibration != Method.NONE:
@@ -66,8 +69,12 @@ def know(predictor: Predictor, validation: FittedFilms, settings: AnswerSettings
     if settings.coverage > 0:
         # The plain films alone, and probabilities that their own patients did not fit.
         plain = len(validation.labels)
-        threshold = conformal_threshold(outside[:plain], truth[:plain], settings.coverage)
-        card = replace(card, conformal=Conformal(settings.coverage, threshold, plain))
+        if several:
+            sets = choose_finding_sets(outside[:plain], truth[:plain], card.classes, settings.coverage)
+            card = replace(card, finding_sets=sets)
+        else:
+            threshold = conformal_threshold(outside[:plain], truth[:plain], settings.coverage)
+            card = replace(card, conformal=Conformal(settings.coverage, threshold, plain))
     if settings.kept > 0 and measures:
         distances = answers["distance"]
         limit = float(np.quantile(distances, settings.kept, method="higher"))
@@ -75,14 +82,18 @@ def know(predictor: Predictor, validation: FittedFilms, settings: AnswerSettings
     return card
 
 
-def measure_sets(predictor: Predictor, test: FittedFilms) -> Conformal | None:
-    """Return the card's conformal threshold with its coverage on films that did not choose it."""
-    conformal = predictor.card.conformal
-    if conformal is None or not len(test.labels):
-        return conformal
+def measure_sets(predictor: Predictor, test: FittedFilms) -> Card:
+    """Return the card with the coverage of its prediction sets on films that did not choose them."""
+    card, conformal = predictor.card, predictor.card.conformal
+    if (conformal is None and not card.finding_sets) or not len(test.labels):
+        return card
     probabilities = predictor.probabilities(predictor.run(test.images)["logits"])
-    found = measure_coverage(probabilities, test.labels, conformal.threshold, test.patients, np.random.default_rng(0))
-    return replace(conformal, measured=found["measured"], single=found["single"])
+    rng = np.random.default_rng(0)
+    if conformal is None:
+        sets = measure_finding_sets(card.finding_sets, probabilities, test.labels, card.classes, test.patients, rng)
+        return replace(card, finding_sets=sets)
+    found = measure_coverage(probabilities, test.labels, conformal.threshold, test.patients, rng)
+    return replace(card, conformal=replace(conformal, measured=found["measured"], single=found["single"]))
 
 
 def admit_bf16(draft: Bundle, validation: FittedFilms) -> dict[str, dict[str, float]]:
@@ -109,8 +120,12 @@ def admit_bf16(draft: Bundle, validation: FittedFilms) -> dict[str, dict[str, fl
         abs(auroc(sure, validation.labels, label) - auroc(told, validation.labels, label))
         for label in range(len(draft.card.classes))
     ]
-    same = float((sure.argmax(1) == told.argmax(1)).mean())
-    if not (max(moves) <= AUROC_MOVE and same >= SAME_CLASS):
+    if draft.card.task is Task.MULTILABEL:
+        same = float(((sure >= HALF) == (told >= HALF)).mean())
+    else:
+        same = float((sure.argmax(1) == told.argmax(1)).mean())
+    # A finding that no film of the part has, or every one, cannot move.
+    if not (np.nanmax([0.0, *moves]) <= AUROC_MOVE and same >= SAME_CLASS):
         return {}
     least = TOLERANCE[Precision.BF16]
     return {"bf16": {name: max(least, MARGIN * value) for name, value in measure_replay(draft, rounded).items()}}
@@ -126,11 +141,17 @@ def _calibrate(
 ) -> tuple[Calibration, Float64]:
     """Return the calibration, and probabilities (n, k) that were each fitted without the film's own patient."""
     rng = np.random.default_rng(0)
+    several = truth.ndim == 2
     folds = patient_folds(truth, patients, FOLDS, rng)
-    smallest = min(int((truth == number).sum()) for number in range(len(card.classes)))
+    smallest = (
+        min(int((truth != UNKNOWN).sum(axis=0).min()), len(truth))
+        if several
+        else min(int((truth == number).sum()) for number in range(len(card.classes)))
+    )
     if smallest < 2 * FOLDS:
+        what = "of which each finding is known" if several else "of each class"
         raise DataError(
-            f"Expected at least {2 * FOLDS} validation films of each class to calibrate on, but got {smallest}. Give "
+            f"Expected at least {2 * FOLDS} validation films {what} to calibrate on, but got {smallest}. Give "
             'more films, a larger data.validation, or answer.calibration = "none".'
         )
     wanted = tuple(Method(name) for name in ("temperature", "vector")) if settings.calibration == "auto" else ()
@@ -141,18 +162,18 @@ def _calibrate(
             inside = folds != fold
             fitted = _fit(method, logits[inside], truth[inside], weights[inside])
             crossed[method][~inside] = fitted.probabilities(logits[~inside])
-    losses = {name: float(np.average(log_losses(values, truth), weights=weights)) for name, values in crossed.items()}
+    losses = {name: mean_loss(values, truth, weights) for name, values in crossed.items()}
     best = min(losses, key=lambda name: losses[name])
     scaling = _fit(best, logits, truth, weights)
     positive = None if card.positive is None else card.classes.index(card.positive)
-    none = Scaling(Method.NONE, np.ones(logits.shape[1]), np.zeros(logits.shape[1]))
+    none = Scaling(Method.NONE, np.ones(logits.shape[1]), np.zeros(logits.shape[1]), card.task)
     before, after = (
         reliability_figures(values, truth, patients, np.random.default_rng(0), weights=weights, positive=positive)
         for values in (none.probabilities(logits), crossed[best])
     )
     kinds = ["the validation part"]
     kinds += [f"its stress set ({settings.stressed:.0%} of the weight)"] if settings.stressed else []
-    kinds += ["classes weighed as equally frequent"] if settings.balanced else []
+    kinds += ["classes weighed as equally frequent"] if settings.balanced and not several else []
     return (
         Calibration(
             str(best), tuple(scaling.scale.tolist()), tuple(scaling.bias.tolist()), ", ".join(kinds), len(truth),

@@ -19,7 +19,7 @@ from rentgen.learn.finetune import Films, FineTuning, finetune
 from rentgen.learn.head import Head
 from rentgen.learn.recipe import Recipe
 from rentgen.parallel.local import imap
-from rentgen.records import History, Listing, Preprocessing, Progress, Split, UInt8
+from rentgen.records import History, Int64, Listing, Preprocessing, Progress, Split, UInt8, truth_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,13 +41,13 @@ class FittedFilms:
 
     Attributes:
         images: (films, height, width), in memory or memory-mapped.
-        labels: (films,) class numbers.
+        labels: (films,) class numbers, or (films, findings) of `records.truth`.
         patients: (films,) whom each shows.
         identity: SHA-256 of the content hashes, in order.
     """
 
     images: UInt8
-    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
+    labels: Int64
     patients: tuple[str, ...]
     identity: str
 
@@ -78,10 +78,10 @@ def read_part(
         InputError: a file can no longer be read, or is not what was listed.
     """
     records = select(listing, part).records
-    numbers = {label: number for number, label in enumerate(listing.classes)}
+    truth = truth_of(records, listing.classes, listing.task)
     shape = (len(records), preprocessing.height, preprocessing.width)
     if not records:
-        return FittedFilms(np.empty(shape, np.uint8), np.empty(0, np.int64), (), "")
+        return FittedFilms(np.empty(shape, np.uint8), truth, (), "")
 
     def load(path: Path) -> UInt8:
         film = read(path)
@@ -96,7 +96,7 @@ def read_part(
             progress("films", number + 1, len(records), str(part))
     return FittedFilms(
         images=images,
-        labels=np.array([numbers[str(record.label)] for record in records], np.int64),
+        labels=truth,
         patients=tuple(record.patient for record in records),
         identity=hashlib.sha256("".join(hashes[record.path] for record in records).encode()).hexdigest(),
     )

@@ -15,7 +15,7 @@ from rentgen.records import Preprocessing, Scope
 
 Settings = TypeVar("Settings")
 
-SHIPPED = ("paper", "fine-tune", "pneumonia")
+SHIPPED = ("paper", "fine-tune", "findings", "pneumonia")
 """Recipes that come with the package."""
 MAX_CHARACTERS = 100_000
 

@@ -1,6 +1,7 @@
 """From logits to probabilities: temperature and vector scaling, by projected Newton steps in NumPy.
 
-Source: Guo et al., On calibration of modern neural networks, ICML 2017.
+Source: Guo et al., On calibration of modern neural networks, ICML 2017. For several findings, the same on each one's
+own logit: Platt, Probabilistic outputs for support vector machines, 1999.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from rentgen.engine.predictor import softmax
+from rentgen.engine.predictor import sigmoid, softmax
 from rentgen.errors import SettingError
 from rentgen.evaluate.metrics import check_predictions
 from rentgen.evaluate.prevalence import balance_weights, check_prior
 from rentgen.evaluate.weighted import check_weights
-from rentgen.records import Float64, Int64
+from rentgen.records import UNKNOWN, Float64, Int64, Task
 
 RIDGE = 1.0
 """Weight of the pull towards doing little, in films: it fades as films come in."""
@@ -36,26 +37,29 @@ class Method(StrEnum):
     TEMPERATURE = "temperature"
     """One scale for all classes: no film changes its class."""
     VECTOR = "vector"
-    """A scale and a bias for each class."""
+    """A scale and a bias for each class; of several findings this is Platt's scaling of each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaling:
-    """From logits to probabilities: `softmax(logits * scale + bias)`.
+    """From logits to probabilities: `softmax(logits * scale + bias)`, or the sigmoid of it for several findings.
 
     Attributes:
         method: how it was found.
         scale: (k,), positive.
         bias: (k,).
+        task: one class a film, or several findings.
     """
 
     method: Method
     scale: Float64
     bias: Float64
+    task: Task = Task.MULTICLASS
 
     def probabilities(self, logits: npt.ArrayLike) -> Float64:
         """Return (n, k) for logits (n, k)."""
-        return softmax(np.asarray(logits, np.float64) * self.scale + self.bias)
+        values = np.asarray(logits, np.float64) * self.scale + self.bias
+        return sigmoid(values) if self.task is Task.MULTILABEL else softmax(values)
 
 
 def fit_temperature(
@@ -70,7 +74,7 @@ def fit_temperature(
 
     Args:
         logits: (n, k).
-        labels: (n,).
+        labels: (n,), or (n, k) of several findings.
         weights: (n,) how often each film counts; once by default.
         prior: (k,) the class balance that the films shall stand for; their own by default.
         ridge: `ridge / 2 * (scale - 1)**2` is added to the summed loss, so that a few films that are all told apart do
@@ -89,6 +93,10 @@ def fit_temperature(
     """
     values, truth, counts = _check_fit(logits, labels, weights, prior, ridge)
     count = values.shape[1]
+    if truth.ndim == 2:
+        film, column = np.nonzero(truth != UNKNOWN)
+        scale, _ = _fit_binary(values[film, column], truth[film, column], counts[film], (1.0, ridge), None)
+        return Scaling(Method.TEMPERATURE, np.full(count, scale), np.zeros(count), Task.MULTILABEL)
     spread = np.repeat((1.0, 0.0), count)[:, np.newaxis]  # (2k, 1)
     (scale,) = _minimise(_Task(values, truth, counts, spread, np.ones(1), np.array([ridge])), *SCALES)
     return Scaling(Method.TEMPERATURE, np.full(count, scale), np.zeros(count))
@@ -106,7 +114,7 @@ def fit_vector(
 
     Args:
         logits: (n, k).
-        labels: (n,).
+        labels: (n,), or (n, k) of several findings.
         weights: (n,) how often each film counts; once by default.
         prior: (k,) the class balance that the films shall stand for; their own by default.
         ridge: `ridge / 2 * sum((scale / temperature's scale - 1)**2 + bias**2)` is added to the summed loss.
@@ -119,6 +127,14 @@ def fit_vector(
     values, truth, counts = _check_fit(logits, labels, weights, prior, ridge)
     count = values.shape[1]
     common = fit_temperature(values, truth, counts, ridge=ridge).scale
+    if truth.ndim == 2:
+        fits = []
+        for column, scale in enumerate(common.tolist()):
+            known = truth[:, column] != UNKNOWN
+            pull = (scale, ridge * scale**-2)
+            fits.append(_fit_binary(values[known, column], truth[known, column], counts[known], pull, ridge))
+        found = np.array(fits)  # (k, 2)
+        return Scaling(Method.VECTOR, found[:, 0], found[:, 1], Task.MULTILABEL)
     task = _Task(
         values,
         truth,
@@ -130,6 +146,35 @@ def fit_vector(
     low, high = (np.repeat((bound, sign * np.inf), count) for bound, sign in zip(SCALES, (-1, 1), strict=True))
     found = _minimise(task, low, high)
     return Scaling(Method.VECTOR, found[:count], found[count:])
+
+
+def _fit_binary(
+    values: Float64, truth: Int64, counts: Float64, pull: tuple[float, float], bias: float | None
+) -> tuple[float, float]:
+    """Return the scale and bias of one finding's logits that make its log loss least.
+
+    It is the two-class problem in which the other class's logit is 0.
+
+    Args:
+        values: (n,) logits.
+        truth: (n,) 1 or 0.
+        counts: (n,) how often each counts.
+        pull: where the scale is pulled to, and how strongly.
+        bias: how strongly the bias is pulled to 0; None holds it there.
+    """
+    if not len(values):
+        return pull[0], 0.0
+    logits = np.column_stack((np.zeros(len(values)), values))
+    spread = np.zeros((4, 1 if bias is None else 2))
+    spread[1, 0] = 1.0
+    centre, precision = [pull[0]], [pull[1]]
+    low, high = [SCALES[0]], [SCALES[1]]
+    if bias is not None:
+        spread[3, 1] = 1.0
+        centre, precision, low, high = [*centre, 0.0], [*precision, bias], [*low, -np.inf], [*high, np.inf]
+    task = _Task(logits, truth, counts, spread, np.array(centre), np.array(precision))
+    found = _minimise(task, np.array(low), np.array(high))
+    return float(found[0]), 0.0 if bias is None else float(found[1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,8 +272,12 @@ def _check_fit(
         raise ValueError(f"Expected finite logits of shape (n, classes), but got shape {values.shape} or nan.")
     if not (math.isfinite(ridge) and ridge >= 0):
         raise SettingError(f"Expected a ridge of 0 or more, but got {ridge!r}.")
-    _, truth = check_predictions(softmax(values) if len(values) else values, labels)
+    several = np.ndim(labels) == 2
+    told = values if not len(values) else sigmoid(values) if several else softmax(values)
+    _, truth = check_predictions(told, labels, several=True)
     counts = check_weights(weights, len(truth))
+    if several and prior is not None:
+        raise SettingError("Expected no class balance for several findings: each is calibrated on its own.")
     if prior is not None:
         counts = balance_weights(truth, check_prior(prior, values.shape[1]), counts)
     return values, truth, counts * (len(truth) / counts.sum())

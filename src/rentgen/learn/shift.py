@@ -65,8 +65,8 @@ def smooth_batch(films: Tensor, smooth_px: float) -> Tensor:
 
 
 def mix_batch(
-    films: Tensor, targets: Tensor, settings: ShiftSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    films: Tensor, targets: tuple[Tensor, ...], settings: ShiftSettings, generator: torch.Generator
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return films mixed with one another, and their targets mixed alike.
 
     MixUp (Zhang et al. 2018) blends two films; CutMix (Yun et al. 2019) puts a box of one into another. Where both are
@@ -74,7 +74,7 @@ def mix_batch(
 
     Args:
         films: (N, H, W) float32.
-        targets: (N, classes) shares that sum to 1.
+        targets: whatever a loss is linear in, one row a film.
         settings: `mixup` and `cutmix` are the parameters of the Beta distributions; 0 is off.
         generator: on the CPU.
     """
@@ -97,7 +97,7 @@ def mix_batch(
         mixed = films.clone()
         mixed[:, top : top + rows, left : left + columns] = films[order][:, top : top + rows, left : left + columns]
         share = 1 - rows * columns / (height * width)
-    return mixed, targets * share + targets[order] * (1 - share)
+    return mixed, tuple(target * share + target[order] * (1 - share) for target in targets)
 
 
 def _draw(count: int, generator: torch.Generator, device: torch.device) -> Tensor:

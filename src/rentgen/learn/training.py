@@ -19,12 +19,13 @@ import pydicom
 from rentgen import bundle as bundles
 from rentgen.bundle import Bundle, Golden
 from rentgen.data.audit import Examination, audit, examine
+from rentgen.data.findings import align
 from rentgen.data.listing import list_images
 from rentgen.data.split import certify, check_split, keep_together, select, split
 from rentgen.engine.predictor import Predictor
 from rentgen.engine.session import Session
 from rentgen.errors import DataError, LeakError, MissingExtraError, RentgenError
-from rentgen.evaluate.judge import GALLERY, Judgement, judge
+from rentgen.evaluate.judge import GALLERY, Judgement, judge, judge_again
 from rentgen.evaluate.metrics import choose_operating_points, positive_class
 from rentgen.images.phantom import golden_films
 from rentgen.images.prepare import prepare
@@ -60,7 +61,9 @@ from rentgen.records import (
     Progress,
     Radiograph,
     Split,
+    Task,
     UInt8,
+    truth_of,
 )
 
 try:
@@ -98,6 +101,8 @@ class TrainingPlan:
         patient_pattern: finds the patient in a file name.
         licences: of the data, in words.
         command: that is noted in the card.
+        findings: of a table of several findings, those to learn; all of them by default.
+        probed: find out, too, how the model bears worse films, where it looks, and what its heat maps are worth.
     """
 
     data: Path
@@ -109,6 +114,8 @@ class TrainingPlan:
     patient_pattern: str | None = None
     licences: tuple[str, ...] = ()
     command: str = ""
+    findings: tuple[str, ...] = ()
+    probed: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +128,7 @@ class Training:
         audit: of the films.
         validation: how the bundle did on the part that chose it.
         test: how it did on the part that only measures; None where there is none.
-        trust: how it bears worse films, where it looks, and what its heat maps are worth.
+        trust: how it bears worse films, where it looks, and what its heat maps are worth; None where nobody asked.
     """
 
     bundle: Bundle
@@ -129,7 +136,7 @@ class Training:
     audit: Audit
     validation: Judgement
     test: Judgement | None
-    trust: Trust
+    trust: Trust | None
 
 
 def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
@@ -166,9 +173,8 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
             draft, card=know(Predictor(draft, precision=Precision.F32), parts[Split.VALIDATION], recipe.answer)
         )
         draft = replace(draft, card=replace(draft.card, tolerances=admit_bf16(draft, parts[Split.VALIDATION])))
-        conformal = measure_sets(Predictor(draft, precision=Precision.F32), parts[Split.TEST])
-        draft = replace(draft, card=replace(draft.card, conformal=conformal))
-    return _judge_and_write(draft, plan.out, shared, progress)
+        draft = replace(draft, card=measure_sets(Predictor(draft, precision=Precision.F32), parts[Split.TEST]))
+    return _judge_and_write(draft, plan, shared, progress)
 
 
 def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> RateSearch:
@@ -247,13 +253,16 @@ class _Shared:
 
 def _share_out(plan: TrainingPlan, recipe: Recipe, progress: Progress | None) -> _Shared:
     """Return the readable films with their parts, and their audit."""
-    own = list_images(plan.data, patient_pattern=plan.patient_pattern)
-    if len(own.classes) < 2:
+    own = list_images(plan.data, patient_pattern=plan.patient_pattern, findings=plan.findings)
+    if len(own.classes) < 2 and own.task is Task.MULTICLASS:
         raise DataError(
             f"Expected at least two classes in {plan.data}, but got {len(own.classes)}: "
             f"{', '.join(own.classes) or 'no labels'}. Give a folder of class folders or a CSV with path,label."
         )
-    test = None if plan.test is None else list_images(plan.test, patient_pattern=plan.patient_pattern)
+    test = None
+    if plan.test is not None:
+        test = list_images(plan.test, patient_pattern=plan.patient_pattern)
+        test = align(test, own.classes) if own.task is Task.MULTILABEL else test
     everything = own if test is None else _joined(own, test)
     examined = examine(
         everything, progress=None if progress is None else lambda done, total: progress("audit", done, total)
@@ -360,7 +369,6 @@ def _features(
 ) -> Features:
     records = select(listing, part).records
     views = recipe.augment.views if part is Split.TRAIN else 0
-    numbers = {label: number for number, label in enumerate(listing.classes)}
     return Features(
         views=tuple(
             store.gather(
@@ -368,7 +376,7 @@ def _features(
             )
             for view in range(views + 1)
         ),
-        labels=np.array([numbers[item.label] for item in records if item.label is not None], np.int64),
+        labels=truth_of(records, listing.classes, listing.task),
     )
 
 
@@ -440,7 +448,7 @@ def _card(
         name=plan.out.stem,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         classes=listing.classes,
-        positive=positive_class(listing.classes),
+        positive=positive_class(listing.classes) if listing.task is Task.MULTICLASS else None,
         preprocessing=recipe.preprocessing,
         backbone=backbone.describe(),
         recipe=recipe.to_dict(),
@@ -457,10 +465,11 @@ def _card(
         command=plan.command,
         scope=recipe.card.scope(),
         known_failures=recipe.card.known_failures,
+        task=listing.task,
     )
 
 
-def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progress | None) -> Training:
+def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: _Shared, progress: Progress | None) -> Training:
     """Choose operating points on validation, measure on both parts through the graph that is shipped, and write."""
     listing = shared.listing
     # Patients of a test set of its own are known by its own means.
@@ -469,7 +478,6 @@ def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progre
     chooser = judge(
         Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), gallery=gallery, progress=progress
     )
-    numbers = {label: number for number, label in enumerate(draft.card.classes)}
     pairs = [
         (record, prediction)
         for record, prediction in zip(chooser.records, chooser.predictions, strict=True)
@@ -477,30 +485,32 @@ def _judge_and_write(draft: Bundle, out: Path, shared: _Shared, progress: Progre
     ]
     points = choose_operating_points(
         np.array([list(prediction.probabilities.values()) for _, prediction in pairs]),
-        np.array([numbers[str(record.label)] for record, _ in pairs]),
+        truth_of([record for record, _ in pairs], draft.card.classes, draft.card.task),
         draft.card.classes,
         rng=np.random.default_rng(0),
         patients=[record.patient for record, _ in pairs],
         positive=draft.card.positive,
     )
     draft = replace(draft, card=replace(draft.card, operating_points=points))
+    if draft.card.task is Task.MULTILABEL:
+        # A finding's recall is that at its own operating point, which was not there before.
+        chooser = judge_again(Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), chooser)
     test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress) if len(test_part) else None
     card = replace(
         draft.card,
         validation=chooser.evaluation.to_dict(),
         test=None if test is None else test.evaluation.to_dict(),
     )
-    trust = probe(
-        Predictor(draft, precision=Precision.F32),
-        test_part if len(test_part) else select(listing, Split.VALIDATION),
-        progress,
-    )
-    card = replace(
-        card,
-        robustness=trust.robustness.to_dict(),
-        shortcuts=trust.shortcuts.to_dict(),
-        heat_maps=trust.heat_maps.to_dict(),
-    )
+    trust = None
+    if plan.probed:
+        looked_at = test_part if len(test_part) else select(listing, Split.VALIDATION)
+        trust = probe(Predictor(draft, precision=Precision.F32), looked_at, progress)
+        card = replace(
+            card,
+            robustness=trust.robustness.to_dict(),
+            shortcuts=trust.shortcuts.to_dict(),
+            heat_maps=trust.heat_maps.to_dict(),
+        )
     final = replace(draft, card=card)
-    final = replace(final, bundle_id=bundles.write(out, final))
+    final = replace(final, bundle_id=bundles.write(plan.out, final))
     return Training(final, listing, shared.audit, chooser, test, trust)

@@ -36,7 +36,7 @@ class Presence(StrEnum):
     ABSENT = "absent"
     """Below it."""
     UNDETERMINED = "undetermined"
-    """The model abstained."""
+    """The model abstained; or it cannot tell this one of several findings."""
     NOT_ASSESSED = "not assessed"
     """The film is out of scope."""
 
@@ -106,7 +106,7 @@ def _presence(status: Status, point: Point | None) -> Presence | None:
         return Presence.NOT_ASSESSED
     if point is None:
         return None
-    if status is Status.ABSTAIN:
+    if status is Status.ABSTAIN or point.undetermined:
         return Presence.UNDETERMINED
     return Presence.PRESENT if point.positive else Presence.ABSENT
 

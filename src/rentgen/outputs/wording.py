@@ -165,6 +165,8 @@ def result_words(prediction: StoredPrediction, language: str = "en", *, calibrat
         reasons = tuple(reason_words(reason, language) for reason in prediction.reasons)
         left = _set_words(prediction.prediction_set, language) if prediction.status is Status.ABSTAIN else ()
         return ResultWords(status, table["doubt"][prediction.status], reasons, (*scores, *left))
+    if prediction.several:
+        return ResultWords(status, "", (), _findings_words(prediction, language, calibrated))
     label = prediction.label or ""
     told = fill(
         table["probability" if calibrated else "score"],
@@ -174,6 +176,40 @@ def result_words(prediction: StoredPrediction, language: str = "en", *, calibrat
     point = deciding_point(prediction)
     sentences = (told, *_point_words(point, language)) if point is not None else (told,)
     return ResultWords(status, "", (), (*sentences, *_set_words(prediction.prediction_set, language)))
+
+
+def _findings_words(prediction: StoredPrediction, language: str, calibrated: bool) -> tuple[str, ...]:
+    """Return what is said of several findings: which are present, which are in doubt, and each one's probability."""
+    table = words(language)
+    presence = {label: finding_presence(prediction, label) for label in prediction.probabilities}
+    told = []
+    for state, text in (("present", "present_list"), ("undetermined", "undetermined_list")):
+        labels = [class_name(label, language) for label, found in presence.items() if found == state]
+        told += [fill(table[text], labels=", ".join(labels))] if labels else []
+    if not any(found == "present" and _is_finding(label) for label, found in presence.items()):
+        told.append(table["none_present"])
+    each = (
+        fill(
+            table["probability" if calibrated else "score"],
+            label=class_name(label, language),
+            probability=percent(share, language),
+        )
+        for label, share in prediction.probabilities.items()
+    )
+    return (*told, *each)
+
+
+def finding_presence(prediction: StoredPrediction, label: str) -> str:
+    """Return `present`, `absent`, `undetermined` or `unjudged`: what an answer says of one of several findings."""
+    points = [
+        point for point in prediction.points if point.label == label and point.name in _table()["deciding_points"]
+    ]
+    point = min(points, key=lambda point: point.threshold, default=None)
+    if point is None:
+        return "unjudged"
+    if point.undetermined:
+        return "undetermined"
+    return "present" if point.positive else "absent"
 
 
 def _scores(prediction: StoredPrediction, language: str) -> str:

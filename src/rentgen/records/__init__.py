@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rentgen.records.common import DISCLAIMER, Float32, Float64, Int64, Pixels, Progress, UInt8
+from rentgen.records.deciding import deciding_threshold, deciding_thresholds, present_findings
 from rentgen.records.evaluation import Curve, Evaluation, Interval, Leak, Mistake, OperatingPoint
 from rentgen.records.films import (
     Geometry,
@@ -14,13 +15,16 @@ from rentgen.records.films import (
     Radiograph,
     ResizeMode,
     Split,
+    Task,
 )
-from rentgen.records.model import Calibration, Card, Conformal, Domain, Scope
+from rentgen.records.model import Calibration, Card, Conformal, Domain, FindingSet, Scope
 from rentgen.records.predictions import EngineName, Precision, Prediction, Status
 from rentgen.records.training import Audit, DuplicatePair, Epoch, History, SplitCertificate
+from rentgen.records.truth import UNKNOWN, one_against_rest, strata, truth_of
 
 __all__ = [
     "DISCLAIMER",
+    "UNKNOWN",
     "Audit",
     "Calibration",
     "Card",
@@ -31,6 +35,7 @@ __all__ = [
     "EngineName",
     "Epoch",
     "Evaluation",
+    "FindingSet",
     "Float32",
     "Float64",
     "Geometry",
@@ -55,5 +60,12 @@ __all__ = [
     "Split",
     "SplitCertificate",
     "Status",
+    "Task",
     "UInt8",
+    "deciding_threshold",
+    "deciding_thresholds",
+    "one_against_rest",
+    "present_findings",
+    "strata",
+    "truth_of",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rentgen.records.films import PatientSource
+from rentgen.records.films import PatientSource, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,11 @@ class Evaluation:
         leak: what the set shares with the making of the model; None where that is unknown.
         failed: path to reason of the files that could not be read; they are not in `n`.
         statuses: status to number of images.
+        task: whether a film has one class or several findings. Of findings, `accuracy`, `loss` and `brier` are over all
+            known pairs of film and finding, everything else is the mean over findings, each at its own operating point;
+            `per_class` has `ece` and `brier`, too; `support` says in how many films each is present; there is no
+            confusion matrix.
+        known: finding to number of films of which it is known; empty elsewhere.
     """
 
     classes: tuple[str, ...]
@@ -171,6 +176,8 @@ class Evaluation:
     leak: Leak | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
     statuses: Mapping[str, int] = field(default_factory=dict)
+    task: Task = Task.MULTICLASS
+    known: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the documented JSON object: each metric with value, low and high, `n`, and all else above."""
@@ -194,6 +201,8 @@ class Evaluation:
             "leaky": None if self.leak is None else self.leak.leaky,
             "failed": dict(self.failed),
             "statuses": dict(self.statuses),
+            "task": str(self.task),
+            "known": dict(self.known),
         }
 
 

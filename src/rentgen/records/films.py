@@ -25,6 +25,15 @@ class Split(StrEnum):
     """Only measures."""
 
 
+class Task(StrEnum):
+    """How labels and films go together."""
+
+    MULTICLASS = "multiclass"
+    """Each film has one class: a softmax answers."""
+    MULTILABEL = "multilabel"
+    """Each film has any number of findings, some of them unknown perhaps: a sigmoid for each answers."""
+
+
 class PatientSource(StrEnum):
     """How the patient of an image became known."""
 
@@ -53,15 +62,20 @@ class ImageRecord:
 
     Attributes:
         path: where the file is.
-        label: its class, or None in a set without labels.
+        label: its class, or None in a set without labels, and in one of several findings.
         patient: whom it shows; unique to the image where nobody knows.
         split: the part it was given by its source, or None.
+        findings: in a set of several findings, one for each of the listing's classes: present, absent, or None where
+            nobody knows. Empty elsewhere.
+        source: which of several merged sets it comes from; empty where there is one.
     """
 
     path: Path
     label: str | None
     patient: str = field(repr=False)
     split: Split | None = None
+    findings: tuple[bool | None, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +85,18 @@ class Listing:
     Attributes:
         root: the folder or CSV it was read from.
         records: the images, in a stable order.
-        classes: the distinct labels, sorted.
+        classes: the distinct labels, sorted; in a set of several findings their names, in the source's order.
         patient_source: how patients became known.
+        task: whether a film has one class or several findings.
+        notes: what reading found that somebody should know, in words.
     """
 
     root: Path
     records: tuple[ImageRecord, ...]
     classes: tuple[str, ...]
     patient_source: PatientSource
+    task: Task = Task.MULTICLASS
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from rentgen.records.evaluation import OperatingPoint
-from rentgen.records.films import Preprocessing
+from rentgen.records.films import Preprocessing, Task
 from rentgen.records.training import History
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """From logits to probabilities that mean what they say: `softmax(logits * scale + bias)`.
+    """From logits to probabilities that mean what they say: `softmax(logits * scale + bias)`, a sigmoid for findings.
 
     Attributes:
         method: `none`, `temperature` (one scale, no bias) or `vector` (one of each for each class; Guo et al. 2017).
@@ -66,6 +66,48 @@ class Conformal:
     n: int
     measured: Mapping[str, float | None] | None = None
     single: Mapping[str, float | None] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_dict` wrote."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class FindingSet:
+    """When one of several findings can be neither ruled out nor confirmed: split conformal, for each truth on its own.
+
+    Of films with the finding, a share of `coverage` has a probability of at least `present`; of films without it, the
+    same share has a probability of at most `1 - absent`. A film between the two may be either.
+
+    Attributes:
+        label: of the finding.
+        coverage: asked for, in (0, 1), of films with and of films without.
+        present: the finding cannot be ruled out from this probability on.
+        absent: its absence cannot be ruled out while 1 minus the probability is at least this.
+        n_present: films that decided `present`.
+        n_absent: films that decided `absent`.
+        measured: share of the test part's films whose set held the truth, as `Interval.to_dict` gives it; None where
+            there was no such part.
+        single: share of the test part's films with exactly one answer left; likewise.
+    """
+
+    label: str
+    coverage: float
+    present: float
+    absent: float
+    n_present: int
+    n_absent: int
+    measured: Mapping[str, float | None] | None = None
+    single: Mapping[str, float | None] | None = None
+
+    def may_be(self, probability: float) -> tuple[bool, bool]:
+        """Return whether a film of this probability may have the finding, and whether it may be without."""
+        return probability >= self.present, 1 - probability >= self.absent
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -164,6 +206,8 @@ class Card:
         tolerances: precision to output to how far it may stand from the golden one, relative to its largest value (or
             1): measured where the bundle was made, and only where answers stay what they are. What is not named has the
             engine's own.
+        task: whether a film has one class, or several findings of which each has a logit and a sigmoid of its own.
+        finding_sets: of several findings, when each can be neither ruled out nor confirmed; empty elsewhere.
     """
 
     name: str
@@ -193,6 +237,8 @@ class Card:
     known_failures: tuple[str, ...] = ()
     parent: str | None = None
     tolerances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    task: Task = Task.MULTICLASS
+    finding_sets: tuple[FindingSet, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -224,6 +270,8 @@ class Card:
             "known_failures": list(self.known_failures),
             "parent": self.parent,
             "tolerances": {precision: dict(limits) for precision, limits in self.tolerances.items()},
+            "task": str(self.task),
+            "finding_sets": [item.to_dict() for item in self.finding_sets],
         }
 
     @classmethod
@@ -235,6 +283,8 @@ class Card:
         fields["history"] = History.from_dict(values["history"])
         fields["operating_points"] = tuple(OperatingPoint.from_dict(point) for point in values["operating_points"])
         fields["licences"] = tuple(values["licences"])
+        fields["task"] = Task(values.get("task", Task.MULTICLASS))
+        fields["finding_sets"] = tuple(FindingSet.from_dict(item) for item in values.get("finding_sets", ()))
         fields["known_failures"] = tuple(values.get("known_failures", ()))
         for name, build in (
             ("calibration", Calibration.from_dict),

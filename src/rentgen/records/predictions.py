@@ -51,17 +51,20 @@ class Prediction:
     Attributes:
         path: the file, as it was named by the caller.
         status: what the prediction is worth.
-        label: the class with the highest probability; None on an error.
+        label: the class with the highest probability; None on an error. Of several findings, the one that stands
+            highest above its operating point, or, where none is present, the class that says so if there is one.
         probabilities: class to probability, in the model's class order; empty on an error.
         reasons: why the status is not `ok`, or a note; in words.
         content_hash: SHA-256 of the file's bytes; None where it could not be read.
         pixel_hash: SHA-256 of the pixels, however they were packed; None where the file could not be read.
         prediction_set: the classes that cannot be ruled out at the bundle's coverage; empty where it has none, or where
-            the film is like none of them.
+            the film is like none of them. Of several findings, all that cannot be ruled out.
         distance: from the films that taught the model; None where the bundle does not measure it.
         logits: (classes,) before calibration; None on an error.
         activation_maps: (classes, rows, columns) float32, not negative; None unless asked for.
         geometry: of the prepared image; None unless maps were asked for.
+        findings: of several, those present at their own operating points; None where a film has one class.
+        undetermined: of several findings, those that can be neither ruled out nor confirmed.
     """
 
     path: str
@@ -76,9 +79,12 @@ class Prediction:
     logits: tuple[float, ...] | None = None
     activation_maps: Float32 | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
+    findings: tuple[str, ...] | None = None
+    undetermined: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the documented JSON object: path, label, probabilities, status, reasons, set and distance."""
+        """Return the documented JSON object: path, label, probabilities, status, reasons, set, distance, findings."""
+        several = {"findings": list(self.findings or ()), "undetermined": list(self.undetermined)}
         return {
             "path": self.path,
             "label": self.label,
@@ -87,4 +93,5 @@ class Prediction:
             "reasons": list(self.reasons),
             "prediction_set": list(self.prediction_set),
             "distance": self.distance,
+            **(several if self.findings is not None else {}),
         }

@@ -67,7 +67,7 @@ class Urgency(IntEnum):
     URGENT = 0
     """A finding at or above the operating point for finding disease, by an answer that stands."""
     DOUBT = 1
-    """No answer that stands: out of scope, abstained, or not read at all."""
+    """No answer that stands: out of scope, abstained, not read at all, or a finding that is in doubt."""
     ROUTINE = 2
     """An answer that stands, without such a finding."""
 
@@ -83,6 +83,8 @@ class Point:
         positive: whether the film is.
         sensitivity: value, low, high, as the card has them.
         specificity: likewise.
+        undetermined: whether the finding, one of several, can be neither ruled out nor confirmed; None where a film has
+            one class.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Point:
     positive: bool
     sensitivity: Mapping[str, float | None]
     specificity: Mapping[str, float | None]
+    undetermined: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -101,6 +104,7 @@ class Point:
             "positive": self.positive,
             "sensitivity": dict(self.sensitivity),
             "specificity": dict(self.specificity),
+            "undetermined": self.undetermined,
         }
 
 
@@ -158,7 +162,7 @@ class StoredPrediction:
         model: the bundle's name in the service.
         created_at: when, UTC.
         status: what it is worth.
-        label: the most probable class; None on an error.
+        label: the most probable class, or the finding that stands for several; None on an error.
         probabilities: class to calibrated probability.
         reasons: for doubt, in words.
         prediction_set: classes that cannot be ruled out.
@@ -188,6 +192,11 @@ class StoredPrediction:
     precision: str
     maps: UInt8 | None = field(default=None, repr=False)
     geometry: Geometry | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether the film may have several findings, each with an operating point of its own."""
+        return any(point.undetermined is not None for point in self.points)
 
 
 @dataclass(frozen=True, slots=True)

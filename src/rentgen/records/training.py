@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rentgen.records.films import PatientSource, Split
@@ -98,7 +98,8 @@ class Audit:
         n: images listed.
         unreadable: path to reason.
         pairs: exact and near duplicates.
-        counts: part (or `all` where there is none) to class to number of images.
+        counts: part (or `all` where there is none) to class to number of images; of several findings, in which each is
+            present.
         patients: part to number of distinct patients.
         patient_source: how patients became known.
         shared_patients: how many patients stand in more than one part.
@@ -109,6 +110,9 @@ class Audit:
             `sharpness`) to the AUROC with which it alone tells the classes apart (the best class against the rest, in
             [0.5, 1]).
         findings: what a reader should do something about, in words, worst first.
+        films: part to number of images; empty where `counts` add up to it.
+        known: of several findings: part to finding to number of images of which it is known; empty elsewhere.
+        sources: of merged sets: set to number of images; empty elsewhere.
     """
 
     n: int
@@ -123,6 +127,9 @@ class Audit:
     formats: Mapping[str, int]
     shortcuts: Mapping[str, float]
     findings: tuple[str, ...]
+    films: Mapping[str, int] = field(default_factory=dict)
+    known: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return plain JSON values without the paths of single images."""
@@ -143,6 +150,9 @@ class Audit:
             "formats": dict(self.formats),
             "shortcuts": dict(self.shortcuts),
             "findings": list(self.findings),
+            "films": dict(self.films),
+            "known": {part: dict(numbers) for part, numbers in self.known.items()},
+            "sources": dict(self.sources),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -67,6 +67,9 @@ class PointOut(Shape):
     positive: bool
     sensitivity: IntervalOut
     specificity: IntervalOut
+    undetermined: bool | None = Field(
+        None, description="Of several findings: neither ruled out nor confirmed; null where a film has one class."
+    )
 
 
 class HeatmapOut(Shape):
