@@ -24,6 +24,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import UID, JPEG2000Lossless
 from serving import tiny_bundle
 
+from rentgen.engine.predictor import Predictor
 from rentgen.errors import SettingError
 from rentgen.gateway.nouns import Destination, GatewayConfig, Route, Source, Wire
 from rentgen.gateway.run import Gateway
@@ -232,6 +233,31 @@ def test_what_is_not_read_is_said_and_what_is_none_of_its_business_is_not(
         store.close()
     # The one film that a model was to read.
     assert [study.predictions[0].status for study in listed] == ["error"]
+
+
+def test_each_model_reads_the_films_of_its_route(pacs: Orthanc, config: GatewayConfig, tmp_path: Path) -> None:
+    other = str(tiny_bundle(tmp_path / "other.rentgen", seed=5))
+    first = config.routes[0]
+    routes = (Route(other, views=("AP",)), Route(other, max_age_years=2.0), replace(first, views=("PA",)))
+    several = replace(config, routes=routes)
+    study = uids(20)["StudyInstanceUID"]
+    films = [
+        made(20, ViewPosition="PA", PatientAge="040Y"),
+        made(21, ViewPosition="AP", PatientAge="040Y", StudyInstanceUID=study),
+        made(22, ViewPosition="PA", PatientAge="018M", StudyInstanceUID=study),
+    ]
+    with running(several) as gateway:
+        assert stow(gateway, *films).status_code == 200
+        until(lambda: is_idle(several, 1))
+    read = {}
+    for instance in objects(pacs, study)["SR"]:
+        report = pydicom.dcmread(fetched(pacs, instance, tmp_path))
+        evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        uids_of = {each.ReferencedSOPInstanceUID for series in evidence for each in series.ReferencedSOPSequence}
+        read[report.DeviceSerialNumber] = uids_of
+    names = [uids(seed)["SOPInstanceUID"] for seed in (20, 21, 22)]
+    hashes = [Predictor.load(each, precision=Precision.F32).bundle.bundle_id for each in (first.model, other)]
+    assert read == {hashes[0]: {names[0]}, hashes[1]: set(names[1:])}
 
 
 def test_a_dry_run_does_everything_but_deliver(pacs: Orthanc, config: GatewayConfig) -> None:
