@@ -70,3 +70,9 @@ def test_secrets_come_from_elsewhere_and_are_never_shown(tmp_path: Path, monkeyp
 def test_a_secret_that_is_not_there_is_named() -> None:
     with pytest.raises(SettingError, match="NO_SUCH_NAME"):
         parse_config(PEER + "oidc_secret = 'env:NO_SUCH_NAME'")
+
+
+def test_a_model_is_a_name_or_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text('[[route]]\nmodel = "ours.rentgen"\n[[route]]\nmodel = "pneumonia"\n')
+    routes = load_config(tmp_path / "gateway.toml").routes
+    assert [route.model for route in routes] == [str(tmp_path / "ours.rentgen"), "pneumonia"]

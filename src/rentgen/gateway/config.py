@@ -73,7 +73,7 @@ def parse_config(text: str, *, folder: Path = Path()) -> GatewayConfig:
     tables: dict[str, Read] = {
         "gateway": partial(_table, keys=_gateway_keys(folder, tls, secret)),
         "http": partial(_table, keys={"port": _integer(0, 65_535), "keys": _listed(_hash)}),
-        "route": _listed(_route),
+        "route": _listed(partial(_route, folder=folder)),
         "destination": _listed(partial(_destination, tls=tls, secret=secret)),
         "source": _listed(partial(_source, tls=tls, secret=secret)),
         "audit": partial(_audit, folder=folder),
@@ -98,7 +98,7 @@ def _check_whole(config: GatewayConfig) -> None:
             raise SettingError(f"`{kind}.name`: expected each name once, but {twice!r} comes twice.")
     if not config.routes:
         raise SettingError("`route`: expected at least one route, or the table left out.")
-    if config.http_port is not None and not config.http_keys and not _is_loopback(config.host):
+    if config.http_port is not None and not config.http_keys and not ipaddress.ip_address(config.host).is_loopback:
         raise SettingError(
             "`http.keys`: expected at least one SHA-256 of a bearer key, since `gateway.host` is not loopback; "
             "give the output of `printf %s KEY | sha256sum`."
@@ -111,7 +111,7 @@ def _check_whole(config: GatewayConfig) -> None:
             f"`gateway.keep_days`: expected more than the {longest} days that a source looks back, or films that are "
             "done would be fetched again."
         )
-    if not _is_loopback(config.host) and not config.allow_addresses:
+    if not ipaddress.ip_address(config.host).is_loopback and not config.allow_addresses:
         raise SettingError(
             "`gateway.allow_addresses`: expected the networks that may send, such as ['10.1.0.0/16'], since "
             "`gateway.host` is not loopback."
@@ -142,9 +142,9 @@ def _gateway_keys(folder: Path, tls: Read, secret: Read) -> dict[str, Read]:
     }
 
 
-def _route(value: object, where: str) -> Route:
+def _route(value: object, where: str, *, folder: Path) -> Route:
     keys: dict[str, Read] = {
-        "model": _text,
+        "model": partial(_model, folder=folder),
         "modalities": _listed(_code),
         "body_parts": _listed(_code),
         "views": _listed(_code),
@@ -351,6 +351,12 @@ def _hash(value: object, where: str) -> str:
     raise _wrong(where, "the SHA-256 of a key, 64 hexadecimal digits, and never the key itself")
 
 
+def _model(value: object, where: str, *, folder: Path) -> str:
+    """Return the name of a bundle that ships, or the path of another's file."""
+    text = _text(value, where)
+    return str(folder / Path(text).expanduser()) if "/" in text or text.endswith(".rentgen") else text
+
+
 def _path(value: object, where: str, *, folder: Path) -> Path:
     return folder / Path(_text(value, where)).expanduser()
 
@@ -389,7 +395,3 @@ def _tls(value: object, where: str, *, folder: Path) -> Tls:
         if found.get("demand_certificate", True):
             _need(found, where, ("authority",))
     return Tls(**found)
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host).is_loopback
