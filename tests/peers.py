@@ -108,7 +108,7 @@ def run(name: str, *arguments: object, seconds: float = 30.0) -> subprocess.Comp
 @contextmanager
 def serving(app: ASGIApp, *, http: Any = "auto", at_once: int | None = None) -> Iterator[int]:  # noqa: ANN401
     """Serve an ASGI application by uvicorn; yields its port on loopback."""
-    told = uvicorn.Config(app, http=http, limit_concurrency=at_once, log_level="critical", lifespan="off")
+    told = uvicorn.Config(app, http=http, limit_concurrency=at_once, log_config=None, lifespan="off")
     server = uvicorn.Server(told)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -85,7 +85,7 @@ def provide() -> Iterator[Provider]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             try:
-                for start in range(0, len(data), 64 if provider.drip_s else len(data)):
+                for start in range(0, len(data), 64 if provider.drip_s else max(1, len(data))):
                     self.wfile.write(data[start : start + 64] if provider.drip_s else data)
                     time.sleep(provider.drip_s)
             except OSError:

@@ -77,6 +77,7 @@ def configure(log_format: str, *, level: int = logging.INFO, stream: TextIO | No
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         server = logging.getLogger(name)
         server.handlers.clear()
+        server.setLevel(logging.NOTSET)
         server.propagate = name != "uvicorn.access"
 
 
