@@ -105,6 +105,9 @@ def test_films_of_two_kinds_make_one_result_where_one_model_speaks(
 
 
 def test_a_reader_is_bound(sandbox: Sandbox) -> None:
+    sandbox.open()
+    if not sandbox._confined:
+        pytest.skip("the kernel here has no seccomp filter")
     assert sandbox.prove() == ()
     # The same questions, asked where nothing is bound.
     assert set(confine.escapes()) > {"open a connection", "start a program", "delete a file", "write a file"}
