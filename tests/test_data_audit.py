@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from rentgen.data.audit import audit, describe, examine, find_shortcut
+from rentgen.data.audit import audit, examine
+from rentgen.data.audit_words import describe
 from rentgen.data.duplicates import SAME, find_duplicates
 from rentgen.data.listing import list_images
+from rentgen.data.shortcuts import find_shortcut
 from rentgen.data.split import split
 from rentgen.records import Float64, Listing, PatientSource, Split, UInt8
 

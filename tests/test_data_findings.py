@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from made import film8, png
 
-from rentgen.data.audit import audit, best_shortcut, examine
+from rentgen.data.audit import audit, examine
 from rentgen.data.findings import CHESTXRAY14, CHEXPERT, COMMON18, align, canonical, wanted_findings
 from rentgen.data.listing import list_images
+from rentgen.data.shortcuts import best_shortcut
 from rentgen.data.split import patient_folds, select, split
 from rentgen.errors import DataError
 from rentgen.records import ImageRecord, Int64, Listing, PatientSource, Split, Task, one_against_rest, strata, truth_of

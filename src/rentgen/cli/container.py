@@ -137,7 +137,7 @@ def run_job(found: TrainEnvironment) -> None:
     Raises:
         RentgenError: as of training; MissingExtraError where torch is not installed.
     """
-    from rentgen.cli import model
+    from rentgen.cli import train
 
     connect = cache(storage.connect)
     with tempfile.TemporaryDirectory(prefix="rentgen-job-") as scratch, contextlib.ExitStack() as stack:
@@ -151,7 +151,7 @@ def run_job(found: TrainEnvironment) -> None:
         weights = found.options.get("weights")
         licence = found.options.get("licence")
         # The options are strings and numbers of a job; `train` checks each as if it were typed.
-        model.train(
+        train.train(
             data=data,
             destination=places[found.out],
             report=places[found.report],

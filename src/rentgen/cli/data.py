@@ -78,7 +78,8 @@ def data_audit(
     findings: FindingsOption = None,
 ) -> None:
     """Look for unreadable files, duplicates, patients on both sides, imbalance and shortcuts before training."""
-    from rentgen.data.audit import audit, describe, examine
+    from rentgen.data.audit import audit, examine
+    from rentgen.data.audit_words import describe
     from rentgen.data.listing import list_images
 
     listing = list_images(data, patient_pattern=patient_pattern, findings=split_names(findings))

@@ -17,9 +17,9 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rentgen.cli.options import JsonOption, PrecisionOption, app
+from rentgen.cli.options import JsonOption, PrecisionOption, app, needing
 from rentgen.cli.store import actor, place_of
-from rentgen.errors import MissingExtraError, PeerError, SettingError
+from rentgen.errors import PeerError, SettingError
 from rentgen.records import DISCLAIMER, Precision
 from rentgen.terminal import err, out, write_json
 
@@ -72,7 +72,7 @@ def run(
     """
     told = _loaded(config)
     key = place_of(told.database).key
-    with needing_the_extra():
+    with needing("gateway", "the gateway"):
         from rentgen.gateway.run import Gateway
         from rentgen.service.logs import configure
         from rentgen.settings import load
@@ -106,7 +106,7 @@ def check(config: ConfigOption = CONFIG, json_file: JsonOption = None) -> None:
     """
     told = _loaded(config)
     key = place_of(told.database).key
-    with needing_the_extra():
+    with needing("gateway", "the gateway"):
         from rentgen.gateway.check import check_all
 
     # Its own words on a peer that is not there say less than the finding.
@@ -225,7 +225,7 @@ def demo(
     It needs Orthanc with its DICOMweb plug-in, and dcmtk. Orthanc listens for DICOM on all addresses of this machine
     meanwhile; it has no setting for less.
     """
-    with needing_the_extra():
+    with needing("gateway", "the gateway"):
         # Also what is needed later, so that it is missed here.
         import rentgen.gateway.run
         import rentgen.service.app  # noqa: F401
@@ -235,7 +235,7 @@ def demo(
 
 def _loaded(path: Path) -> GatewayConfig:
     """Return a configuration, its database that of the settings where it names none."""
-    with needing_the_extra():
+    with needing("gateway", "the gateway"):
         from rentgen.gateway.config import load_config
 
     if not path.is_file():
@@ -312,15 +312,3 @@ def _queue(config: Path) -> Iterator[Queue]:
         yield queue
     finally:
         queue.close()
-
-
-@contextmanager
-def needing_the_extra() -> Iterator[None]:
-    """Say which extra is missing, where one is."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing.startswith("rentgen"):
-            raise
-        raise MissingExtraError(missing, "gateway", "the gateway") from error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
 import typer
 
-from rentgen.errors import DataError
+from rentgen.errors import DataError, MissingExtraError
 from rentgen.records import DISCLAIMER, EngineName, Precision
 
 if TYPE_CHECKING:
@@ -108,3 +110,23 @@ def command_line() -> str:
 def now() -> str:
     """Return the time, ISO 8601, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def needing(extra: str, purpose: str) -> Iterator[None]:
+    """Say which extra is missing, where a module of somebody else's is.
+
+    Args:
+        extra: that brings it.
+        purpose: what it is needed for.
+
+    Raises:
+        MissingExtraError: a module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing.startswith("rentgen"):
+            raise
+        raise MissingExtraError(missing, extra, purpose) from error

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rentgen.cli.listening import listen
-from rentgen.cli.options import app
-from rentgen.errors import MissingExtraError
+from rentgen.cli.options import app, needing
 from rentgen.records import DISCLAIMER, Precision
 from rentgen.terminal import err
 
@@ -77,7 +74,7 @@ def serve(
     Everything can be set in the environment too: `RENTGEN_` and the option's name in capitals, as `RENTGEN_PORT`.
     `/openapi.json` describes the interface, `/metrics` is for Prometheus. Ctrl-C or SIGTERM finishes what was begun.
     """
-    with _needing_the_extra():
+    with needing("service", "the service"):
         from rentgen.settings import load
 
     settings = load(
@@ -115,7 +112,7 @@ def run(settings: Settings, routes: CloudRoutes | None = None, listener: socket.
     """
     listener = listener or listen(settings.host, settings.port)
     with listener:
-        with _needing_the_extra():
+        with needing("service", "the service"):
             import uvicorn
 
             from rentgen.engine.cache import default_folder
@@ -153,15 +150,3 @@ def run(settings: Settings, routes: CloudRoutes | None = None, listener: socket.
                 highlight=False,
             )
         server.run(sockets=[listener])
-
-
-@contextmanager
-def _needing_the_extra() -> Iterator[None]:
-    """Say which extra is missing, where one is."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing.startswith("rentgen"):
-            raise
-        raise MissingExtraError(missing, "service", "the service") from error

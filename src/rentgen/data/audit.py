@@ -10,21 +10,27 @@ from pathlib import Path
 
 import numpy as np
 
+from rentgen.data.audit_words import (
+    find_broken,
+    find_counts,
+    find_leaks,
+    find_rare,
+    find_shared_sources,
+    find_shortcuts,
+    find_unknown_patients,
+)
 from rentgen.data.duplicates import SIDE, Match, find_duplicates
+from rentgen.data.shortcuts import Shortcut, best_shortcut, find_shortcut
 from rentgen.data.split import count_shared_patients
 from rentgen.errors import InputError
 from rentgen.images.prepare import prepare, to_uint8
 from rentgen.images.read import read
 from rentgen.parallel.local import imap
 from rentgen.records import (
-    UNKNOWN,
     Audit,
     DuplicatePair,
-    Float64,
     ImageRecord,
-    Int64,
     Listing,
-    PatientSource,
     Preprocessing,
     Task,
     UInt8,
@@ -32,13 +38,6 @@ from rentgen.records import (
 )
 
 logger = logging.getLogger(__name__)
-
-SHORTCUT = 0.8
-"""AUROC from which on a number that needs no radiologist is worth a finding."""
-IMBALANCE = 5
-"""How many times larger the largest class may be than the smallest."""
-TINY = 30
-"""Films of a class in a part below which a figure measured there says little."""
 
 _SMALL = Preprocessing(height=SIDE, width=SIDE)
 
@@ -177,12 +176,12 @@ def audit(listing: Listing, examination: Examination) -> Audit:
         shortcuts={name: found.auroc for name, found in shortcuts.items() if found is not None},
         findings=(
             *listing.notes,
-            *_find_leaks(shared, pairs, parted=len(parts) > 1),
-            *_find_shared_sources(records, pairs),
-            *_find_broken(unreadable, len(listing)),
-            *_find_shortcuts(shortcuts),
-            *(_find_rare(listing, counts, known) if several else _find_counts(counts)),
-            *_find_unknown_patients(listing),
+            *find_leaks(shared, pairs, parted=len(parts) > 1),
+            *find_shared_sources(records, pairs),
+            *find_broken(unreadable, len(listing)),
+            *find_shortcuts(shortcuts),
+            *(find_rare(listing, counts, known) if several else find_counts(counts)),
+            *find_unknown_patients(listing),
         ),
         films=dict(films) if several else {},
         known={part: {name: told[name] for name in listing.classes} for part, told in known.items()},
@@ -211,90 +210,6 @@ def _shortcuts(
             find_shortcut(values, labels) if truth is None else best_shortcut(values, truth, listing.classes)
         )
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Shortcut:
-    """How well a number alone tells one class from the rest.
-
-    Attributes:
-        label: the class that it tells best.
-        auroc: in [0.5, 1].
-        margin: four standard errors of a number that tells nothing; an AUROC within it of 0.5 may be chance.
-    """
-
-    label: str
-    auroc: float
-    margin: float
-
-
-def find_shortcut(values: Sequence[float], labels: Sequence[str | None]) -> Shortcut | None:
-    """Return the class that a number tells best from the rest, None with fewer than two classes.
-
-    Args:
-        values: one for each film.
-        labels: one for each film; films without a label are left out.
-    """
-    classes = sorted({label for label in labels if label is not None})
-    if len(classes) < 2:
-        return None
-    named = np.array(labels, dtype=object)
-    truth = np.column_stack([(named == label).astype(np.int64) for label in classes])
-    truth[[label is None for label in labels]] = UNKNOWN
-    return best_shortcut(values, truth, classes)
-
-
-def best_shortcut(values: Sequence[float], truth: Int64, classes: Sequence[str]) -> Shortcut | None:
-    """Return the class that a number tells best from the rest, None where no class has films on both sides.
-
-    Args:
-        values: one for each film.
-        truth: (n, k): present, absent or unknown.
-        classes: names of the columns.
-    """
-    found = []
-    for label, column in zip(classes, truth.T, strict=True):
-        known = column != UNKNOWN
-        members = column[known] == 1
-        inside, outside = int(members.sum()), int((~members).sum())
-        if not (inside and outside):
-            continue
-        ranks = _ranks(np.asarray(values, dtype=np.float64)[known])
-        auroc = (ranks[members].sum() - inside * (inside + 1) / 2) / (inside * outside)
-        margin = 4 * np.sqrt((inside + outside + 1) / (12 * inside * outside))
-        found.append(Shortcut(label, float(max(auroc, 1 - auroc)), float(margin)))
-    return max(found, key=lambda shortcut: shortcut.auroc, default=None)
-
-
-def describe(audit: Audit) -> str:
-    """Return the audit as Markdown that reads well in a terminal.
-
-    Args:
-        audit: of a set.
-    """
-    classes = sorted({label for counts in audit.counts.values() for label in counts})
-    rows = [["part", *classes, "films", "patients"]]
-    for part, counts in audit.counts.items():
-        films = [counts.get(label, 0) for label in classes]
-        total = audit.films.get(part, sum(films))
-        rows.append([part, *map(str, films), str(total), str(audit.patients[part])])
-    for part, numbers in audit.known.items():
-        rows.append([f"{part}: known", *(str(numbers.get(label, 0)) for label in classes), "", ""])
-    lines = [*_table(rows), ""]
-    if audit.sources:
-        lines += ["Sources: " + ", ".join(f"{name} {count}" for name, count in audit.sources.items()) + ".", ""]
-    exact = sum(pair.exact for pair in audit.pairs)
-    lines += [
-        f"Sizes: {_range(audit.widths)} wide, {_range(audit.heights)} high. "
-        f"Formats: {', '.join(f'{name} {count}' for name, count in audit.formats.items()) or 'none'}.",
-        f"Duplicates: {exact} exact, {len(audit.pairs) - exact} near. Unreadable: {len(audit.unreadable)}. "
-        f"Patients known by: {audit.patient_source}.",
-        "",
-    ]
-    if audit.shortcuts:
-        lines += [*_table([["number", "AUROC alone"], *([n, f"{a:.2f}"] for n, a in audit.shortcuts.items())]), ""]
-    lines += [f"{number}. {finding}" for number, finding in enumerate(audit.findings, start=1)] or ["Nothing found."]
-    return "\n".join(lines)
 
 
 def _examine_one(path: Path) -> tuple[Examined, UInt8] | str:
@@ -346,141 +261,3 @@ def _agree(first: ImageRecord, second: ImageRecord) -> bool:
 def _spread(values: Sequence[int]) -> tuple[int, int, int]:
     """Return minimum, median and maximum; zeros where there is nothing."""
     return (min(values), int(np.median(values)), max(values)) if values else (0, 0, 0)
-
-
-def _ranks(values: Float64) -> Float64:
-    """Return the ranks, from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], dtype=np.float64)
-
-
-def _find_leaks(shared: int, pairs: Sequence[DuplicatePair], *, parted: bool) -> list[str]:
-    findings = []
-    if shared:
-        findings.append(
-            f"{_count(shared, 'patient')} with films in more than one part: figures measured on one part flatter "
-            "what was taught on another. Divide the set by patient."
-        )
-    exact = [pair for pair in pairs if pair.exact]
-    near = [pair for pair in pairs if not pair.exact]
-    # What is near may still be two films: only a human who looks at both can tell.
-    kinds = (
-        (exact, "of the same film", ""),
-        (near, "of what looks like the same film", "look at both; if it is one, "),
-    )
-    for chosen, what, look in kinds:
-        across = sum(not pair.same_split for pair in chosen)
-        if across:
-            findings.append(
-                f"{_count(across, 'pair')} {what} in different parts: {look}keep each film in one part only."
-            )
-    for chosen, what, look in kinds:
-        strangers = sum(not pair.same_patient for pair in chosen)
-        if strangers and not parted:
-            findings.append(
-                f"{_count(strangers, 'pair')} {what} under two patients: {look}a split by patient alone may tear them "
-                "apart."
-            )
-    for chosen, what, look in kinds:
-        torn = sum(not pair.same_label for pair in chosen)
-        if torn:
-            findings.append(f"{_count(torn, 'pair')} {what} with different labels: {look}one of the two is wrong.")
-    for chosen, what, look in kinds:
-        if chosen:
-            findings.append(f"{_count(len(chosen), 'pair')} {what} in all: {look}those films count twice.")
-    return findings
-
-
-def _find_shared_sources(records: Mapping[Path, ImageRecord], pairs: Sequence[DuplicatePair]) -> list[str]:
-    """Return that merged sets hold the same films: leaving one of them out would then leave nothing out."""
-    ends = (tuple(sorted((records[Path(pair.first)].source, records[Path(pair.second)].source))) for pair in pairs)
-    return [
-        f"{_count(number, 'pair')} of what looks like the same film in {first} and in {second}: a figure measured on "
-        "one of the two sets is not independent of the other."
-        for (first, second), number in Counter(end for end in ends if end[0] != end[1]).most_common()
-    ]
-
-
-def _find_broken(unreadable: Mapping[str, str], n: int) -> list[str]:
-    if not unreadable:
-        return []
-    path, reason = next(iter(unreadable.items()))
-    return [f"{len(unreadable)} of {_count(n, 'file')} cannot be read; the first is {path}: {reason}."]
-
-
-def _find_shortcuts(shortcuts: Mapping[str, Shortcut | None]) -> list[str]:
-    telling = {
-        name: found
-        for name, found in shortcuts.items()
-        if found is not None and found.auroc >= SHORTCUT and found.auroc - 0.5 > found.margin
-    }
-    return [
-        f"{name} alone tells {found.label} from the rest with AUROC {found.auroc:.2f}: a model may learn the scanner, "
-        "not the disease."
-        for name, found in sorted(telling.items(), key=lambda item: -item[1].auroc)
-    ]
-
-
-def _find_counts(counts: Mapping[str, Counter[str]]) -> list[str]:
-    findings = []
-    ranking = sum(counts.values(), Counter[str]()).most_common()
-    if ranking and ranking[0][1] > IMBALANCE * ranking[-1][1]:
-        (large, most), (small, least) = ranking[0], ranking[-1]
-        findings.append(
-            f"{large} has {most} films and {small} {least}, {most / least:.0f} times fewer: accuracy alone will "
-            "flatter; read the recall of each class."
-        )
-    for part, classes in counts.items():
-        few = [f"{_count(classes[label], 'film')} of {label}" for label, _ in ranking if classes[label] < TINY]
-        if few:
-            where = "The set" if part == "all" else f"The {part} part"
-            findings.append(f"{where} has only {', '.join(few)}: figures measured there say little.")
-    return findings
-
-
-def _find_rare(listing: Listing, counts: Mapping[str, Counter[str]], known: Mapping[str, Counter[str]]) -> list[str]:
-    """Return which findings have too few films, with or without them, to measure anything by."""
-    findings = []
-    for part, present in counts.items():
-        where = "The set" if part == "all" else f"The {part} part"
-        few = [f"{_count(present[name], 'film')} with {name}" for name in listing.classes if present[name] < TINY]
-        few += [
-            f"{_count(known[part][name] - present[name], 'film')} without {name}"
-            for name in listing.classes
-            if known[part][name] - present[name] < TINY
-        ]
-        if few:
-            findings.append(f"{where} has only {', '.join(few)}: figures measured there say little.")
-    return findings
-
-
-def _find_unknown_patients(listing: Listing) -> list[str]:
-    # A film that nothing is said of has its path for a patient.
-    paths = {str(record.path) for record in listing.records}
-    unknown = sum(record.patient in paths for record in listing.records)
-    if 0 < unknown < len(listing):
-        what = f"Nobody knows whom {unknown} of {len(listing)} films show, so each of those counts as its own patient"
-    elif listing.patient_source is not PatientSource.NONE or not listing.records:
-        return []
-    elif unknown:
-        what = "Nobody knows whom the films show, so each counts as its own patient"
-    else:
-        what = "No single source names the patients, so one may go by two names"
-    return [f"{what} and a split may leak. Give a CSV with a patient column, or a pattern over the file names."]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _range(spread: tuple[int, int, int]) -> str:
-    low, median, high = spread
-    return f"{low}" if low == high else f"{low} to {high} (median {median})"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table whose first row is the header."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    header, *body = [f"| {' | '.join(cells)} |" for cells in padded]
-    return [header, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *body]

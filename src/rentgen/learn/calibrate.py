@@ -7,7 +7,7 @@ probabilities mean what they say), `evaluate.sets` (prediction sets) and `evalua
 from __future__ import annotations
 
 import datetime
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from rentgen.evaluate.reliability import reliability_figures
 from rentgen.evaluate.sets import COVERAGE, choose_finding_sets, conformal_threshold, films_needed, measure_coverage
 from rentgen.evaluate.several import mean_loss
 from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
+from rentgen.learn.site import MIN_FILMS, check_enough, check_findings, fold_count, keep_thin, support, thin_findings
 from rentgen.records import (
     Audit,
     Calibration,
@@ -45,13 +46,8 @@ from rentgen.records import (
     SplitCertificate,
     Status,
     Task,
-    one_against_rest,
     truth_of,
 )
-
-FOLDS = 5
-MIN_FILMS = 10
-"""Of each class, to calibrate on."""
 
 
 def calibrate(
@@ -112,13 +108,13 @@ def calibrate(
     site = _look(bundle, listing, needed, progress)
     patients = [record.patient for record in site.records]
     counts = np.ones(len(site.truth)) if prior is None else balance_weights(site.truth, prior)
-    thin = _thin_findings(site.truth, classes) if several else ()
+    thin = thin_findings(site.truth, classes) if several else ()
 
-    folds = patient_folds(site.truth, patients, _fold_count(site.truth, patients), np.random.default_rng(seed))
+    folds = patient_folds(site.truth, patients, fold_count(site.truth, patients), np.random.default_rng(seed))
     outside = _cross_fit(site, folds, counts, Method(method))
     losses = {name: mean_loss(values, site.truth, counts) for name, values in outside.items()}
     chosen = min(losses, key=lambda name: losses[name])
-    scaling = _keep_thin(_fit(chosen, site.logits, site.truth, counts), bundle.card, thin)
+    scaling = keep_thin(_fit(chosen, site.logits, site.truth, counts), bundle.card, thin)
     final = site.told if scaling is None else scaling.probabilities(site.logits)
 
     positive = None if bundle.card.positive is None else classes.index(bundle.card.positive)
@@ -171,7 +167,7 @@ def calibrate(
         "losses": {str(name): loss for name, loss in losses.items()},
         "n": len(site.truth),
         "patients": len(set(patients)),
-        "support": _support(site.truth, classes),
+        "support": support(site.truth, classes),
         "left_out": dict(site.left_out),
         "failed": dict(site.failed),
         "folds": int(folds.max()) + 1,
@@ -278,9 +274,9 @@ def _look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | No
     left_out = Counter(str(item.status) for item in judged.predictions) - Counter(str(item.status) for _, item in kept)
     truth = truth_of([record for record, _ in kept], card.classes, card.task)
     if card.task is Task.MULTILABEL:
-        _check_findings(truth, [record.patient for record, _ in kept], card.classes, left_out)
+        check_findings(truth, [record.patient for record, _ in kept], card.classes, left_out)
     else:
-        _check_enough([record for record, _ in kept], card.classes, needed, left_out)
+        check_enough([record for record, _ in kept], card.classes, needed, left_out)
     site = _Site(
         records=tuple(record for record, _ in kept),
         truth=truth,
@@ -310,74 +306,6 @@ def _look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | No
             "than of any others. Calibrate on films that did not."
         )
     return site
-
-
-def _check_enough(
-    records: Sequence[ImageRecord], classes: Sequence[str], needed: int, left_out: Mapping[str, int]
-) -> None:
-    counts = Counter(str(record.label) for record in records)
-    without = ", ".join(f"{number} {status}" for status, number in left_out.items())
-    told = f" ({sum(left_out.values())} were left out: {without})" if left_out else ""
-    for label in classes:
-        if counts[label] < MIN_FILMS:
-            raise DataError(
-                f"Expected at least {MIN_FILMS} films of each class to calibrate on, but got {counts[label]} of "
-                f"{label!r}{told}. Add films of it."
-            )
-        if len({record.patient for record in records if record.label == label}) < 2:
-            raise DataError(
-                f"Expected films of at least 2 patients of each class, but all of {label!r} are of one. Add films of "
-                "others, or give the patients, so that a calibration can be tried on patients that did not fit it."
-            )
-    if len(records) < needed:
-        raise DataError(
-            f"Expected at least {needed} films to promise the coverage that was asked for, but got {len(records)}"
-            f"{told}. Add films, or ask for less."
-        )
-
-
-def _support(truth: Int64, classes: Sequence[str]) -> dict[str, int]:
-    against = one_against_rest(truth, len(classes))
-    return {label: int((against[:, index] == 1).sum()) for index, label in enumerate(classes)}
-
-
-def _thin_findings(truth: Int64, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the findings with too few films with them, or without, to be calibrated on."""
-    enough = ((truth == 1).sum(axis=0) >= MIN_FILMS) & ((truth == 0).sum(axis=0) >= MIN_FILMS)
-    return tuple(label for label, kept in zip(classes, enough.tolist(), strict=True) if not kept)
-
-
-def _keep_thin(scaling: Scaling | None, card: Card, thin: Sequence[str]) -> Scaling | None:
-    """Return a scaling in which the findings that the site says too little of have the card's."""
-    if scaling is None or not thin:
-        return scaling
-    old = card.calibration
-    scale, bias = scaling.scale.copy(), scaling.bias.copy()
-    for label in thin:
-        place = card.classes.index(label)
-        scale[place] = 1.0 if old is None else old.scale[place]
-        bias[place] = 0.0 if old is None else old.bias[place]
-    return replace(scaling, scale=scale, bias=bias)
-
-
-def _check_findings(truth: Int64, patients: Sequence[str], classes: Sequence[str], left_out: Mapping[str, int]) -> None:
-    """Check that at least one finding can be calibrated, and tried on patients that did not fit it."""
-    if len(_thin_findings(truth, classes)) == len(classes) or len(set(patients)) < 2:
-        told = f" ({sum(left_out.values())} were left out)" if left_out else ""
-        raise DataError(
-            f"Expected at least {MIN_FILMS} films with a finding and {MIN_FILMS} without, of 2 patients or more, to "
-            f"calibrate on, but none of {', '.join(classes)} has them in {len(truth)} films{told}. Add films."
-        )
-
-
-def _fold_count(truth: Int64, patients: Sequence[str]) -> int:
-    """Return how many folds there can be so that each class's patients reach all of them."""
-    if truth.ndim == 2:
-        return min(FOLDS, len(set(patients)))
-    of_class: dict[int, set[str]] = defaultdict(set)
-    for label, patient in zip(truth.tolist(), patients, strict=True):
-        of_class[label].add(patient)
-    return min(FOLDS, *(len(members) for members in of_class.values()))
 
 
 def _fit(method: Method, logits: Float64, truth: Int64, counts: Float64) -> Scaling | None:
@@ -464,7 +392,7 @@ def _assemble(
         ),
         failed=site.failed,
     )
-    added = Counter(_support(site.truth, old.classes))
+    added = Counter(support(site.truth, old.classes))
     validation = Counter(old.counts.get(str(Split.VALIDATION), {})) + added
     card = replace(
         old,
