@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,8 @@ def show(folder: Path | None, *, keep: bool) -> None:
         SettingError: a program is not installed.
         PeerError: something does not start, or the results do not arrive.
     """
+    # Whoever ends it so wants no PACS left running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     orthanc, storescu = _program(_ORTHANC, "/usr/sbin"), _program("storescu")
     if not _PLUGIN.exists():
         raise SettingError(f"Orthanc's DICOMweb plug-in is not installed. Install it with: {_APT}")
