@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -46,10 +47,11 @@ def gateway(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 class Moody:
-    """An archive that refuses for good until it changes its mind."""
+    """An archive that refuses for good until it changes its mind, and takes its time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
         self.refuses = False
+        self.seconds = seconds
         self.archive = Archive()
         self._stow = create_stow(GatewayConfig(folder=folder, min_free_mb=0), self.archive)
 
@@ -61,6 +63,7 @@ class Moody:
         refusing = Starlette(routes=[Route("/{path:path}", self.refuse, methods=["GET", "POST"])])
 
         async def answer(scope, receive, send):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            await asyncio.sleep(self.seconds)
             await (refusing if self.refuses else self._stow)(scope, receive, send)
 
         with peers.serving(Starlette(routes=[Mount("/", answer)])) as port:
@@ -228,7 +231,8 @@ def test_what_was_given_up_is_told_tried_again_or_dropped(folder: Path, gateway:
 
 
 def test_a_signal_to_all_processes_finishes_the_film_in_hand(folder: Path, gateway: Command) -> None:
-    moody = Moody(folder / "inbox")
+    # So slow that not all can have gone before the signals come, however busy the machine is.
+    moody = Moody(folder / "inbox", seconds=2)
     with moody.listening() as destination:
         gateways.configure(folder, destination)
         with gateways.gateway(folder) as running, gateways.queue(folder) as queue:

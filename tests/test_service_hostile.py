@@ -165,12 +165,13 @@ def test_many_large_heat_maps_at_once_stay_within_memory(client: httpx.Client, a
     path = f"/v1/images/{study['images'][0]['id']}/heatmap.png"
 
     def ask() -> None:
-        with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(lambda _: client.get(path, timeout=60).status_code, range(6)))
-        assert answers == [200] * 6
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: client.get(path, timeout=60).status_code, range(16)))
+        assert answers == [200] * 16
 
-    # Two are painted at a time; all six at once would take twice as much.
-    assert attacked.peak(ask) < 400 * MB
+    # Two are painted at a time, however many ask: 450 to 510 MB on two processors. Each that is painted takes 100, so
+    # that one for each caller would take more than twice as much.
+    assert attacked.peak(ask) < 700 * MB
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "dicom"])

@@ -100,6 +100,8 @@ class DimseSender:
         wanted = [CLASSES[kind] for kind in self._destination.kinds if kind in CLASSES]
         services = [StorageCommitmentPushModel] if self._destination.commitment else []
         proposed = [build_context(each, list(_PLAIN)) for each in dict.fromkeys((Verification, *wanted, *services))]
+        # A peer that serves one association at a time would not hear a second.
+        self.rest()
         association = self._associate(proposed)
         try:
             if not association.is_established:
