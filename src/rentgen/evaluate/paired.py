@@ -9,17 +9,63 @@ of succession, and statistical inference, JASA 22 (1927), 209-212.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from rentgen.evaluate.ranks import rank
 from rentgen.evaluate.weighted import Bool
-from rentgen.records import Curve, Float64
+from rentgen.records import UNKNOWN, Card, Curve, Float64, Int64, Task, deciding_thresholds
 
 LEVELS = 41
 """Rows of a table from old scores to new ones: every 2.5th percentile, with both ends."""
 Z = 1.959963984540054
 """Of a normal distribution, 95 % lie within so many standard deviations."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decided:
+    """How often two models decide alike, and rightly: once a film, or once for each finding of it.
+
+    Attributes:
+        alike: (n, 3) decisions on which both agree; that the first gets right; that the second does.
+        asked: (n, 3) how many there are of each: all, and twice those of which the truth is known.
+        only_old: decisions that only the first gets right.
+        only_new: that only the second does.
+    """
+
+    alike: Float64
+    asked: Float64
+    only_old: int
+    only_new: int
+
+    @classmethod
+    def of(cls, old: Int64, new: Int64, truth: Int64) -> Self:
+        """Return the comparison of decisions with each other and with `truth`, all (n,), or (n, k) of findings."""
+        old, new, truth = (values.reshape(len(values), -1) for values in (old, new, truth))
+        known = truth != UNKNOWN
+        right_old, right_new = known & (old == truth), known & (new == truth)
+        return cls(
+            np.column_stack([found.sum(axis=1) for found in (old == new, right_old, right_new)]).astype(np.float64),
+            np.column_stack([np.full(len(truth), truth.shape[1]), *[known.sum(axis=1)] * 2]).astype(np.float64),
+            int((right_old & ~right_new).sum()),
+            int((right_new & ~right_old).sum()),
+        )
+
+
+def decide(scores: Float64, card: Card, classes: Sequence[str]) -> Int64:
+    """Return what a model calls films: (n,) the class with the highest score, or (n, k) 1 where it calls a finding.
+
+    Args:
+        scores: (n, k).
+        card: of the model; its operating points say from which score on a finding is called.
+        classes: the columns.
+    """
+    if card.task is Task.MULTILABEL:
+        return (scores >= deciding_thresholds(card.operating_points, classes)).astype(np.int64)
+    return np.asarray(scores.argmax(axis=1), np.int64)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
