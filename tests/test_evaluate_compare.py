@@ -19,16 +19,9 @@ from rentgen.bundle import Bundle
 from rentgen.data.split import select
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import DataError
-from rentgen.evaluate.compare import (
-    Comparison,
-    Verdict,
-    compare,
-    delong_p,
-    judge_point,
-    mcnemar_p,
-    score_map,
-    wilson_low,
-)
+from rentgen.evaluate.compare import Comparison, compare
+from rentgen.evaluate.paired import delong_p, mcnemar_p, score_map, wilson_low
+from rentgen.evaluate.points import Verdict, judge_point
 from rentgen.evaluate.ranks import spearman
 from rentgen.evaluate.weighted import Bool
 from rentgen.records import Calibration, Float64, Interval, Listing, OperatingPoint, Split

@@ -26,7 +26,6 @@ from rentgen.data.listing import list_images
 from rentgen.data.merge import merge, write_table
 from rentgen.engine.predictor import Predictor, heat_map
 from rentgen.errors import DataError, SettingError
-from rentgen.evaluate.compare import compare
 from rentgen.evaluate.judge import judge
 from rentgen.evaluate.report import Report, render_html, render_json, render_markdown
 from rentgen.images.phantom import write_table as draw_table
@@ -179,11 +178,6 @@ def test_report_tells_of_findings(made: Training) -> None:
         assert "Confusion" not in words
         assert "at each finding" in words.lower()
     assert json.loads(render_json(report))["evaluation"]["known"]["Nodule"] > 20
-
-
-def test_bundles_of_findings_are_not_compared(predictor: Predictor, table: Path) -> None:
-    with pytest.raises(DataError, match="one has several findings"):
-        compare(predictor, predictor, list_images(table))
 
 
 def test_site_calibrates_what_its_films_tell(made: Training, table: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -181,9 +182,12 @@ def compare(
                 markup=False,
                 highlight=False,
             )
+        several = math.isnan(found.mcnemar_p)
+        told = "Same answer for each finding" if several else "Same class"
+        chance = "" if several else f", McNemar p {found.mcnemar_p:.3g}"
         out.print(
-            f"Same class for {found.agreement} of {found.n} films; only old right {found.only_old}, only new right "
-            f"{found.only_new}, McNemar p {found.mcnemar_p:.3g}",
+            f"{told}: {found.agreement} of {found.n} films; only old right {found.only_old}, only new right "
+            f"{found.only_new}{chance}",
             markup=False,
             highlight=False,
         )

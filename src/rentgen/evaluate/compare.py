@@ -3,19 +3,13 @@
 An upgrade passes when, at each operating point of the old bundle, the new one's point of the same name falls below the
 old interval neither in sensitivity nor in specificity, and no class is ranked worse beyond chance. What could not be
 measured has not passed.
-
-Sources: McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
-Psychometrika 12 (1947), 153-157 (here the exact binomial test); DeLong et al., Comparing the areas under two or more
-correlated receiver operating characteristic curves, Biometrics 44 (1988), 837-845; Wilson, Probable inference, the law
-of succession, and statistical inference, JASA 22 (1927), 209-212.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,9 +20,13 @@ from rentgen.errors import DataError
 from rentgen.evaluate.intervals import RESAMPLES, bootstrap
 from rentgen.evaluate.judge import Judgement, judge
 from rentgen.evaluate.metrics import operating_rates, operating_table, place_intervals
-from rentgen.evaluate.ranks import rank, spearman
-from rentgen.evaluate.weighted import Bool, Ranking, weighted_auroc
+from rentgen.evaluate.paired import Decided, decide, delong_p, mcnemar_p, score_map
+from rentgen.evaluate.points import PointChange, Verdict, judge_point
+from rentgen.evaluate.ranks import spearman
+from rentgen.evaluate.several import area_of, rank_known
+from rentgen.evaluate.weighted import divide
 from rentgen.records import (
+    UNKNOWN,
     Card,
     Curve,
     Evaluation,
@@ -40,57 +38,9 @@ from rentgen.records import (
     OperatingPoint,
     Progress,
     Status,
-    Task,
+    one_against_rest,
+    truth_of,
 )
-
-LEVELS = 41
-"""Rows of a table from old scores to new ones: every 2.5th percentile, with both ends."""
-Z = 1.959963984540054
-"""Of a normal distribution, 95 % lie within so many standard deviations."""
-
-
-class Verdict(StrEnum):
-    """What becomes of an operating point."""
-
-    HOLDS = "holds"
-    """Neither sensitivity nor specificity falls below the old interval; rising above it is no fault."""
-    LEAVES = "leaves its interval"
-    """One of them does."""
-    MISSING = "missing"
-    """The new bundle has no point of this name for this class."""
-    UNMEASURED = "not measured"
-    """The films leave it undefined, or there were no resamples."""
-
-
-@dataclass(frozen=True, slots=True)
-class PointChange:
-    """One operating point of the old bundle, and what the new one makes of it.
-
-    Attributes:
-        promised: the point with the figures of the old card.
-        old: the same point on these films; the lower ends of its intervals are what the new one is held to.
-        new: the new bundle's point of the same name and class, on these films; None where it has none.
-        verdict: whether it holds.
-        reasons: why not, in words.
-    """
-
-    promised: OperatingPoint
-    old: OperatingPoint
-    new: OperatingPoint | None
-    verdict: Verdict
-    reasons: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "name": self.old.name,
-            "label": self.old.label,
-            "promised": self.promised.to_dict(),
-            "old": self.old.to_dict(),
-            "new": None if self.new is None else self.new.to_dict(),
-            "verdict": str(self.verdict),
-            "reasons": list(self.reasons),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +79,16 @@ class Comparison:
         classes: in the old bundle's order.
         n: films that both could read.
         patients: distinct patients among them.
-        agreement: share of the films to which both give the same class.
-        only_old: films that only the old bundle gets right.
-        only_new: films that only the new bundle gets right.
-        mcnemar_p: two-sided exact p of these two being equally likely; takes films for independent.
+        agreement: share of the films to which both give the same class; of several findings, of all pairs of film and
+            finding that both call alike.
+        only_old: films that only the old bundle gets right; of several findings, pairs of film and known finding.
+        only_new: that only the new bundle gets right.
+        mcnemar_p: two-sided exact p of these two being equally likely; takes films for independent; nan of several
+            findings.
         spearman: class to rank correlation of the two scores; nan where one of them is constant.
         score_map: class to the table from old scores (x) to new ones (y) of the same rank (equal percentiles): a
             threshold moved along it calls as many films positive as before.
-        auroc: class to areas; of the positive class of two, or of each of three or more.
+        auroc: class to areas; of the positive class of two, of each of three or more, or of each finding.
         points: one for each operating point of the old bundle.
         old_accuracy: on these films.
         new_accuracy: likewise.
@@ -192,7 +144,7 @@ class Comparison:
             "agreement": self.agreement.to_dict(),
             "only_old": self.only_old,
             "only_new": self.only_new,
-            "mcnemar_p": self.mcnemar_p,
+            "mcnemar_p": None if math.isnan(self.mcnemar_p) else self.mcnemar_p,
             "spearman": {label: None if math.isnan(rho) else rho for label, rho in self.spearman.items()},
             "score_map": {label: curve.to_dict() for label, curve in self.score_map.items()},
             "auroc": {label: change.to_dict() for label, change in self.auroc.items()},
@@ -238,10 +190,10 @@ def compare(
             f"Expected two bundles with the same classes, but the old one has {', '.join(classes)} and the new one "
             f"{', '.join(new.card.classes)}. Scores of different questions cannot be compared."
         )
-    if Task.MULTILABEL in (old.card.task, new.card.task):
+    if old.card.task is not new.card.task:
         raise DataError(
-            "Expected two bundles that give each film one class, but one has several findings. Evaluate both on the "
-            "same films: `rentgen evaluate`."
+            "Expected two bundles that answer the same question, but one gives each film one class and the other "
+            "several findings. Evaluate both on the same films: `rentgen evaluate`."
         )
     judged = [judge(bundle, listing, resamples=0, gallery=0, progress=progress) for bundle in (old, new)]
     failed = {path: reason for judgement in judged for path, reason in judgement.evaluation.failed.items()}
@@ -251,13 +203,15 @@ def compare(
         if all(judgement.predictions[place].status is not Status.ERROR for judgement in judged)
     ]
     before, after = (_scores(judgement, kept, classes) for judgement in judged)
-    truth = np.array([classes.index(str(listing.records[place].label)) for place in kept], np.int64)
-    patients = [listing.records[place].patient for place in kept]
+    records = [judged[0].records[place] for place in kept]
+    truth = truth_of(records, classes, old.card.task)
+    patients = [record.patient for record in records]
     # What the positive class is called is the old bundle's to say.
     asked = classes if old.card.positive is None else (old.card.positive,)
-    measured = _measure(before, after, truth, classes, asked, _pairs(old.card, new.card), patients, seed, resamples)
-    told_before, told_after = (scores.argmax(axis=1) == truth for scores in (before, after))
-    only_old, only_new = int((told_before & ~told_after).sum()), int((~told_before & told_after).sum())
+    decided = Decided.of(decide(before, old.card, classes), decide(after, new.card, classes), truth)
+    measured = _measure(
+        before, after, truth, decided, classes, asked, _pairs(old.card, new.card), patients, seed, resamples
+    )
     evaluations: list[Evaluation] = [judgement.evaluation for judgement in judged]
     return Comparison(
         old_id=old.bundle.bundle_id,
@@ -266,9 +220,10 @@ def compare(
         n=len(truth),
         patients=len(set(patients)),
         agreement=measured.agreement,
-        only_old=only_old,
-        only_new=only_new,
-        mcnemar_p=mcnemar_p(only_old, only_new),
+        only_old=decided.only_old,
+        only_new=decided.only_new,
+        # Findings of one film are not independent of each other.
+        mcnemar_p=mcnemar_p(decided.only_old, decided.only_new) if truth.ndim == 1 else math.nan,
         spearman={label: spearman(before[:, i], after[:, i]) for i, label in enumerate(classes)},
         score_map={label: score_map(before[:, i], after[:, i]) for i, label in enumerate(classes)},
         auroc=measured.areas,
@@ -282,83 +237,6 @@ def compare(
         failed=failed,
         resamples=resamples,
     )
-
-
-def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of the exact McNemar test.
-
-    Args:
-        only_first: films that only the first model gets right.
-        only_second: films that only the second model gets right.
-
-    Example:
-        >>> mcnemar_p(1, 7), mcnemar_p(0, 0)
-        (0.0703125, 1.0)
-    """
-    total = only_first + only_second
-    term = tail = 1  # Whole numbers: exact for any number of films.
-    for i in range(min(only_first, only_second)):
-        term = term * (total - i) // (i + 1)
-        tail += term
-    return float(min(1.0, 2 * tail / (1 << total)))
-
-
-def score_map(old: Float64, new: Float64, levels: int = LEVELS) -> Curve:
-    """Return the table from old scores (x) to new scores (y) of the same percentile; both rise.
-
-    Args:
-        old: (n,).
-        new: (n,), of the same films.
-        levels: rows of the table, from the lowest score to the highest.
-
-    Example:
-        >>> score_map(np.array([0.1, 0.3, 0.5]), np.array([0.2, 0.6, 1.0]), levels=3)
-        Curve(x=(0.1, 0.3, 0.5), y=(0.2, 0.6, 1.0), count=())
-    """
-    shares = np.linspace(0, 1, levels)
-    x, y = (tuple(round(float(value), 6) for value in np.quantile(scores, shares)) for scores in (old, new))
-    return Curve(x, y)
-
-
-def delong_p(first: Float64, second: Float64, positive: Bool) -> float:
-    """Return the two-sided p of two correlated AUROCs being equal; nan where a class is missing or has one film.
-
-    By midranks: Sun and Xu, Fast implementation of DeLong's algorithm, IEEE Signal Process. Lett. 21 (2014), 1389-1393.
-
-    Args:
-        first: (n,) scores.
-        second: (n,) scores of the same films.
-        positive: (n,).
-    """
-    m, n = int(positive.sum()), int((~positive).sum())
-    if min(m, n) < 2:
-        return math.nan
-    areas, of_positives, of_negatives = [], [], []
-    for scores in (first, second):
-        together = rank(scores)
-        of_positives.append((together[positive] - rank(scores[positive])) / n)
-        of_negatives.append(1 - (together[~positive] - rank(scores[~positive])) / m)
-        areas.append(float(of_positives[-1].mean()))
-    # The variance of a difference is that of the differences.
-    variance = float(
-        np.var(of_positives[0] - of_positives[1], ddof=1) / m + np.var(of_negatives[0] - of_negatives[1], ddof=1) / n
-    )
-    difference = abs(areas[0] - areas[1])
-    if variance < 1e-20:
-        return 1.0 if difference < 1e-12 else 0.0
-    return math.erfc(difference / math.sqrt(2 * variance))
-
-
-def wilson_low(rate: float, n: int) -> float:
-    """Return the lower end of Wilson's 95 % interval of a rate over n trials.
-
-    Example:
-        >>> round(wilson_low(1.0, 36), 3)
-        0.904
-    """
-    middle = rate + Z**2 / (2 * n)
-    half = Z * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
-    return max(0.0, (middle - half) / (1 + Z**2 / n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +265,7 @@ def _measure(
     before: Float64,
     after: Float64,
     truth: Int64,
+    decided: Decided,
     classes: Sequence[str],
     asked: Sequence[str],
     pairs: Sequence[tuple[OperatingPoint, OperatingPoint | None]],
@@ -402,15 +281,15 @@ def _measure(
         operating_table(points, scores, truth, classes) if points else empty
         for points, scores in ((olds, before), (news, after))
     ]
-    told = [scores.argmax(axis=1) for scores in (before, after)]
-    shares = np.column_stack((told[0] == told[1], told[0] == truth, told[1] == truth)).astype(np.float64)
     numbers = [classes.index(label) for label in asked]
-    rankings = [[Ranking.of(scores[:, i], truth == i) for i in numbers] for scores in (before, after)]
+    against = one_against_rest(truth, len(classes))
+    rankings = [[rank_known(scores[:, i], against[:, i]) for i in numbers] for scores in (before, after)]
 
     def statistic(weights: Float64) -> Float64:
-        areas = [np.column_stack([weighted_auroc(*ranking.counts(weights)) for ranking in rows]) for rows in rankings]
+        areas = [np.column_stack([area_of(ranking, weights) for ranking in rows]) for rows in rankings]
         rates = [operating_rates(table, weights) for table in tables]
-        return np.hstack((weights @ shares / weights.sum(axis=1, keepdims=True), *areas, areas[1] - areas[0], *rates))
+        shares = divide(weights @ decided.alike, weights @ decided.asked)
+        return np.hstack((shares, *areas, areas[1] - areas[0], *rates))
 
     found = bootstrap(statistic, patients, rng=np.random.default_rng(seed), resamples=resamples)
     agreement, *accuracies = found[:3]
@@ -418,7 +297,7 @@ def _measure(
     places = found[3 + 3 * width :]
     measured_olds = place_intervals(olds, places)
     measured_news = iter(place_intervals(news, places[2 * len(olds) :]))
-    trials = _trials(truth, patients, classes)
+    trials = _trials(against, patients, classes)
     return _Measured(
         agreement=agreement,
         accuracies=(accuracies[0], accuracies[1]),
@@ -427,7 +306,7 @@ def _measure(
                 found[3 + i],
                 found[3 + width + i],
                 found[3 + 2 * width + i],
-                delong_p(before[:, number], after[:, number], truth == number),
+                _delong_known(before[:, number], after[:, number], against[:, number]),
             )
             for i, (label, number) in enumerate(zip(asked, numbers, strict=True))
         },
@@ -438,46 +317,16 @@ def _measure(
     )
 
 
-def _trials(truth: Int64, patients: Sequence[str], classes: Sequence[str]) -> dict[str, tuple[int, int]]:
+def _delong_known(before: Float64, after: Float64, truth: Int64) -> float:
+    """Return DeLong's p on the films (n,) of which the class is known."""
+    known = truth != UNKNOWN
+    return delong_p(before[known], after[known], truth[known] == 1)
+
+
+def _trials(against: Int64, patients: Sequence[str], classes: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return for each class how many patients have films of it, and how many have others."""
     names: npt.NDArray[np.str_] = np.array(list(patients), dtype=str)
     return {
-        label: (len(np.unique(names[truth == i])), len(np.unique(names[truth != i]))) for i, label in enumerate(classes)
+        label: (len(np.unique(names[against[:, i] == 1])), len(np.unique(names[against[:, i] == 0])))
+        for i, label in enumerate(classes)
     }
-
-
-def judge_point(
-    promised: OperatingPoint, old: OperatingPoint, new: OperatingPoint | None, trials: tuple[int, int]
-) -> PointChange:
-    """Return whether the new point holds what the old one reached on the same films.
-
-    The bootstrap knows of no mistake where there was none, so that a perfect rate has no interval; Wilson's lower end,
-    counted in patients, is taken where it is lower.
-
-    Args:
-        promised: the point with the figures of the old card.
-        old: on these films.
-        new: on these films; None where the new bundle has none.
-        trials: patients with the class, and patients without.
-    """
-    held: dict[str, Interval] = {}
-    for (name, interval), count in zip(
-        (("sensitivity", old.sensitivity), ("specificity", old.specificity)), trials, strict=True
-    ):
-        low = min(interval.low, wilson_low(interval.value, count)) if count else math.nan
-        held[name] = Interval(interval.value, low, interval.high)
-    old = replace(old, sensitivity=held["sensitivity"], specificity=held["specificity"])
-    if new is None:
-        reason = f"the new bundle has no operating point {old.name} of {old.label}"
-        return PointChange(promised, old, None, Verdict.MISSING, (reason,))
-    came = {"sensitivity": new.sensitivity, "specificity": new.specificity}
-    open_ones = [name for name in held if math.isnan(held[name].low) or math.isnan(came[name].value)]
-    if open_ones:
-        reason = f"{' and '.join(open_ones)} cannot be measured on these films"
-        return PointChange(promised, old, new, Verdict.UNMEASURED, (reason,))
-    fallen = tuple(
-        f"{name} {came[name].value:.3f} is below the old interval {held[name]}"
-        for name in held
-        if came[name].value < held[name].low
-    )
-    return PointChange(promised, old, new, Verdict.LEAVES if fallen else Verdict.HOLDS, fallen)

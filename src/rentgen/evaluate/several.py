@@ -62,12 +62,12 @@ class FindingCases:
             axis=2,
         ) * known[:, :, np.newaxis].astype(np.float64)
         table = np.concatenate((cells, bins * known[:, :, np.newaxis]), axis=2).reshape(len(truth), -1)
-        rankings = tuple(_rank(probabilities[:, column], truth[:, column]) for column in range(truth.shape[1]))
+        rankings = tuple(rank_known(probabilities[:, column], truth[:, column]) for column in range(truth.shape[1]))
         return cls(truth.shape[1], table, rankings)
 
 
-def _rank(scores: Float64, truth: Int64) -> Ranking | None:
-    """Return the ranking of the films of which a finding is known, by their places among all."""
+def rank_known(scores: Float64, truth: Int64) -> Ranking | None:
+    """Return the ranking of the films (n,) of which a finding is known, by their places among all; None of none."""
     known = np.flatnonzero(truth != UNKNOWN)
     if not len(known):
         return None
@@ -124,10 +124,15 @@ def measure_findings(cases: FindingCases, weights: Float64) -> tuple[dict[str, F
     return metrics, per_class
 
 
+def area_of(
+    ranking: Ranking | None, weights: Float64, area: Callable[[Float64, Float64], Float64] = weighted_auroc
+) -> Float64:
+    """Return the area (resamples,) under a curve of the films that are ranked; nan where there are none."""
+    return np.full(len(weights), np.nan) if ranking is None else area(*ranking.counts(weights))
+
+
 def _of_rankings(cases: FindingCases, weights: Float64, area: Callable[[Float64, Float64], Float64]) -> Float64:
-    nothing = np.full(len(weights), np.nan)
-    columns = [nothing if one is None else area(*one.counts(weights)) for one in cases.rankings]
-    return np.stack(columns, axis=1)
+    return np.stack([area_of(one, weights, area) for one in cases.rankings], axis=1)
 
 
 def mean_cell_loss(probabilities: Float64, truth: Int64, weights: Float64 | None = None) -> float:

@@ -26,8 +26,7 @@ class RentgenModel(PythonModel):  # type: ignore[misc]
         """Open the bundle; its hashes and golden vectors are checked on the way."""
         self.predictor = Predictor.load(context.artifacts["bundle"])
 
-    # MLflow would take a type hint of pandas for a schema, and there is one already.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ANN401
         """Return status, label, reasons, prediction set and a probability for each class, in the order of the films."""
         films = model_input[FILM] if isinstance(model_input, pd.DataFrame) else model_input
         classes = self.predictor.card.classes

@@ -9,18 +9,17 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rentgen.bundle import Bundle
-from rentgen.data.split import certify, find_leak, patient_folds
+from rentgen.data.split import find_leak, patient_folds
 from rentgen.engine.predictor import Predictor
-from rentgen.errors import DataError, LeakError, SettingError
+from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.intervals import RESAMPLES
-from rentgen.evaluate.judge import judge
 from rentgen.evaluate.measure import evaluate
 from rentgen.evaluate.metrics import choose_operating_points
 from rentgen.evaluate.prevalence import balance_weights, estimate_prior, parse_prevalence
@@ -28,25 +27,20 @@ from rentgen.evaluate.reliability import reliability_figures
 from rentgen.evaluate.sets import COVERAGE, choose_finding_sets, conformal_threshold, films_needed, measure_coverage
 from rentgen.evaluate.several import mean_loss
 from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
-from rentgen.learn.site import MIN_FILMS, check_enough, check_findings, fold_count, keep_thin, support, thin_findings
+from rentgen.learn.site import MIN_FILMS, Site, fold_count, keep_thin, look, remember, support, thin_findings
 from rentgen.records import (
-    Audit,
     Calibration,
     Card,
     Conformal,
     FindingSet,
     Float64,
-    ImageRecord,
     Int64,
     Listing,
     OperatingPoint,
-    PatientSource,
     Progress,
     Split,
-    SplitCertificate,
     Status,
     Task,
-    truth_of,
 )
 
 
@@ -105,7 +99,7 @@ def calibrate(
             "Expected no prevalence of several findings: each is calibrated at the frequency that it has."
         )
     prior = None if prevalence is None else parse_prevalence(prevalence, classes)
-    site = _look(bundle, listing, needed, progress)
+    site = look(bundle, listing, needed, progress)
     patients = [record.patient for record in site.records]
     counts = np.ones(len(site.truth)) if prior is None else balance_weights(site.truth, prior)
     thin = thin_findings(site.truth, classes) if several else ()
@@ -228,29 +222,6 @@ def estimate_prevalence(
     return dict(zip(classes, estimate_prior(np.array(told), shares / shares.sum()).tolist(), strict=True))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Site:
-    """The films that calibrate.
-
-    Attributes:
-        records: n films.
-        truth: (n,), or (n, k) of several findings.
-        logits: (n, k).
-        told: (n, k) probabilities of the bundle as it came.
-        hashes: (n,) of the content and of the pixels.
-        left_out: status to number of films.
-        failed: path to reason of films that could not be read.
-    """
-
-    records: tuple[ImageRecord, ...]
-    truth: Int64
-    logits: Float64
-    told: Float64
-    hashes: tuple[tuple[str, str], ...] = field(repr=False)
-    left_out: Mapping[str, int]
-    failed: Mapping[str, str]
-
-
 @dataclass(frozen=True, slots=True)
 class _Chosen:
     """What the films chose."""
@@ -261,60 +232,13 @@ class _Chosen:
     sets: tuple[FindingSet, ...] = ()
 
 
-def _look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | None) -> _Site:
-    """Return what the bundle says of the films that it was made for, after checking that they may calibrate it."""
-    card = bundle.card
-    judged = judge(Predictor(bundle), listing, resamples=0, gallery=0, progress=progress)
-    kept = [
-        (record, prediction)
-        for record, prediction in zip(judged.records, judged.predictions, strict=True)
-        # A film of which the model is not sure is one of its films.
-        if prediction.status in (Status.OK, Status.ABSTAIN)
-    ]
-    left_out = Counter(str(item.status) for item in judged.predictions) - Counter(str(item.status) for _, item in kept)
-    truth = truth_of([record for record, _ in kept], card.classes, card.task)
-    if card.task is Task.MULTILABEL:
-        check_findings(truth, [record.patient for record, _ in kept], card.classes, left_out)
-    else:
-        check_enough([record for record, _ in kept], card.classes, needed, left_out)
-    site = _Site(
-        records=tuple(record for record, _ in kept),
-        truth=truth,
-        logits=np.array([item.logits for _, item in kept], np.float64),
-        told=np.array([[item.probabilities[label] for label in card.classes] for _, item in kept]),
-        hashes=tuple((item.content_hash or "", item.pixel_hash or "") for _, item in kept),
-        left_out=left_out,
-        failed=judged.evaluation.failed,
-    )
-    made = bundle.split
-    taught = replace(
-        made,
-        images={Split.TRAIN: made.images.get(Split.TRAIN, ())},
-        pixels={Split.TRAIN: made.pixels.get(Split.TRAIN, ())},
-        patients={Split.TRAIN: made.patients.get(Split.TRAIN, ())},
-    )
-    leak = find_leak(
-        taught,
-        [content for content, _ in site.hashes],
-        [record.patient for record in site.records],
-        listing.patient_source,
-        pixels=[pixels for _, pixels in site.hashes],
-    )
-    if leak.leaky:
-        raise LeakError(
-            f"{leak.images} of the films and {leak.patients} of their patients trained this model: it is surer of them "
-            "than of any others. Calibrate on films that did not."
-        )
-    return site
-
-
 def _fit(method: Method, logits: Float64, truth: Int64, counts: Float64) -> Scaling | None:
     if method is Method.TEMPERATURE:
         return fit_temperature(logits, truth, counts)
     return fit_vector(logits, truth, counts) if method is Method.VECTOR else None
 
 
-def _cross_fit(site: _Site, folds: Int64, counts: Float64, method: Method) -> dict[Method, Float64]:
+def _cross_fit(site: Site, folds: Int64, counts: Float64, method: Method) -> dict[Method, Float64]:
     """Return, for each method that is in question, the probabilities (n, k) by fits without the film's patient."""
     tried = (Method.NONE, Method.TEMPERATURE, Method.VECTOR) if method is Method.AUTO else (method,)
     outside = {name: site.told.copy() for name in tried}
@@ -352,7 +276,7 @@ def _cross_coverage(
     )
 
 
-def _describe(site: _Site, patients: Sequence[str], prevalence: Mapping[str, float] | None) -> str:
+def _describe(site: Site, patients: Sequence[str], prevalence: Mapping[str, float] | None) -> str:
     balance = "" if prevalence is None else ", weighted to the prevalence where it will work"
     return (
         f"{len(site.truth)} films of {len(set(patients))} patients of the site's own{balance}; the figures with it are "
@@ -363,7 +287,7 @@ def _describe(site: _Site, patients: Sequence[str], prevalence: Mapping[str, flo
 def _assemble(
     bundle: Bundle,
     listing: Listing,
-    site: _Site,
+    site: Site,
     final: Float64,
     chosen: _Chosen,
     seed: int,
@@ -371,7 +295,7 @@ def _assemble(
     command: str,
 ) -> Bundle:
     """Return the bundle with what was chosen, and with a certificate and figures of the films that chose."""
-    certificate = _remember(bundle.split, listing, site)
+    certificate = remember(bundle.split, listing, site)
     patients = [record.patient for record in site.records]
     old: Card = bundle.card
     evaluation = evaluate(
@@ -409,49 +333,3 @@ def _assemble(
         parent=bundle.bundle_id or None,
     )
     return replace(bundle, card=card, split=certificate, bundle_id="")
-
-
-def _remember(certificate: SplitCertificate, listing: Listing, site: _Site) -> SplitCertificate:
-    """Return the certificate with the site's films among those that chose."""
-    records = tuple(replace(record, split=Split.VALIDATION) for record in site.records)
-    pairs = tuple(zip(records, site.hashes, strict=True))
-    new = certify(
-        replace(listing, records=records),
-        {record.path: content for record, (content, _) in pairs},
-        _NO_AUDIT,
-        certificate.salt,
-        pixels={record.path: pixels for record, (_, pixels) in pairs},
-    )
-    part = Split.VALIDATION
-    # Names of files prove nothing; among identities from a table or a header they would pass for proof.
-    proven = certificate.patient_source in (PatientSource.CSV, PatientSource.DICOM)
-    weaker = proven and listing.patient_source is PatientSource.NAME
-    return replace(
-        certificate,
-        images={**certificate.images, part: _joined(certificate.images, new.images)},
-        pixels={**certificate.pixels, part: _joined(certificate.pixels, new.pixels)},
-        patients=certificate.patients
-        if weaker
-        else {**certificate.patients, part: _joined(certificate.patients, new.patients)},
-    )
-
-
-def _joined(old: Mapping[Split, tuple[str, ...]], new: Mapping[Split, tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(sorted({*old.get(Split.VALIDATION, ()), *new.get(Split.VALIDATION, ())}))
-
-
-_NO_AUDIT = Audit(
-    n=0,
-    unreadable={},
-    pairs=(),
-    counts={},
-    patients={},
-    patient_source=PatientSource.NONE,
-    shared_patients=0,
-    heights=(0, 0, 0),
-    widths=(0, 0, 0),
-    formats={},
-    shortcuts={},
-    findings=(),
-)
-"""Stands in where only the hashes of a certificate are wanted."""

@@ -1,23 +1,167 @@
-"""Whether a site's films are enough to calibrate on, and for which of several findings."""
+"""The films of a site that calibrate a bundle: what it says of them, whether they are enough, and that they are known.
+
+The certificate of what comes out remembers them as films that chose.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from rentgen.errors import DataError
+import numpy as np
+
+from rentgen.bundle import Bundle
+from rentgen.data.split import certify, find_leak
+from rentgen.engine.predictor import Predictor
+from rentgen.errors import DataError, LeakError
+from rentgen.evaluate.judge import judge
 from rentgen.learn.scaling import Scaling
 from rentgen.records import (
+    Audit,
     Card,
+    Float64,
     ImageRecord,
     Int64,
+    Listing,
+    PatientSource,
+    Progress,
+    Split,
+    SplitCertificate,
+    Status,
+    Task,
     one_against_rest,
+    truth_of,
 )
 
 FOLDS = 5
 MIN_FILMS = 10
 """Of each class, to calibrate on."""
+_NO_AUDIT = Audit(
+    n=0,
+    unreadable={},
+    pairs=(),
+    counts={},
+    patients={},
+    patient_source=PatientSource.NONE,
+    shared_patients=0,
+    heights=(0, 0, 0),
+    widths=(0, 0, 0),
+    formats={},
+    shortcuts={},
+    findings=(),
+)
+"""Stands in where only the hashes of a certificate are wanted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """The films that calibrate.
+
+    Attributes:
+        records: n films.
+        truth: (n,), or (n, k) of several findings.
+        logits: (n, k).
+        told: (n, k) probabilities of the bundle as it came.
+        hashes: (n,) of the content and of the pixels.
+        left_out: status to number of films.
+        failed: path to reason of films that could not be read.
+    """
+
+    records: tuple[ImageRecord, ...]
+    truth: Int64
+    logits: Float64
+    told: Float64
+    hashes: tuple[tuple[str, str], ...] = field(repr=False)
+    left_out: Mapping[str, int]
+    failed: Mapping[str, str]
+
+
+def look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | None) -> Site:
+    """Return what the bundle says of the films that it was made for, after checking that they may calibrate it.
+
+    Args:
+        bundle: to be calibrated.
+        listing: films with labels.
+        needed: films that the promised coverage asks for.
+        progress: stage `predictions`.
+
+    Raises:
+        DataError: too few films, or of too few patients.
+        LeakError: films or patients of the set trained the model.
+    """
+    card = bundle.card
+    judged = judge(Predictor(bundle), listing, resamples=0, gallery=0, progress=progress)
+    kept = [
+        (record, prediction)
+        for record, prediction in zip(judged.records, judged.predictions, strict=True)
+        # A film of which the model is not sure is one of its films.
+        if prediction.status in (Status.OK, Status.ABSTAIN)
+    ]
+    left_out = Counter(str(item.status) for item in judged.predictions) - Counter(str(item.status) for _, item in kept)
+    truth = truth_of([record for record, _ in kept], card.classes, card.task)
+    if card.task is Task.MULTILABEL:
+        check_findings(truth, [record.patient for record, _ in kept], card.classes, left_out)
+    else:
+        check_enough([record for record, _ in kept], card.classes, needed, left_out)
+    site = Site(
+        records=tuple(record for record, _ in kept),
+        truth=truth,
+        logits=np.array([item.logits for _, item in kept], np.float64),
+        told=np.array([[item.probabilities[label] for label in card.classes] for _, item in kept]),
+        hashes=tuple((item.content_hash or "", item.pixel_hash or "") for _, item in kept),
+        left_out=left_out,
+        failed=judged.evaluation.failed,
+    )
+    made = bundle.split
+    taught = replace(
+        made,
+        images={Split.TRAIN: made.images.get(Split.TRAIN, ())},
+        pixels={Split.TRAIN: made.pixels.get(Split.TRAIN, ())},
+        patients={Split.TRAIN: made.patients.get(Split.TRAIN, ())},
+    )
+    leak = find_leak(
+        taught,
+        [content for content, _ in site.hashes],
+        [record.patient for record in site.records],
+        listing.patient_source,
+        pixels=[pixels for _, pixels in site.hashes],
+    )
+    if leak.leaky:
+        raise LeakError(
+            f"{leak.images} of the films and {leak.patients} of their patients trained this model: it is surer of them "
+            "than of any others. Calibrate on films that did not."
+        )
+    return site
+
+
+def remember(certificate: SplitCertificate, listing: Listing, site: Site) -> SplitCertificate:
+    """Return the certificate with the site's films among those that chose; names of patients only where they prove."""
+    records = tuple(replace(record, split=Split.VALIDATION) for record in site.records)
+    pairs = tuple(zip(records, site.hashes, strict=True))
+    new = certify(
+        replace(listing, records=records),
+        {record.path: content for record, (content, _) in pairs},
+        _NO_AUDIT,
+        certificate.salt,
+        pixels={record.path: pixels for record, (_, pixels) in pairs},
+    )
+    part = Split.VALIDATION
+    # Names of files prove nothing; among identities from a table or a header they would pass for proof.
+    proven = certificate.patient_source in (PatientSource.CSV, PatientSource.DICOM)
+    weaker = proven and listing.patient_source is PatientSource.NAME
+    return replace(
+        certificate,
+        images={**certificate.images, part: _joined(certificate.images, new.images)},
+        pixels={**certificate.pixels, part: _joined(certificate.pixels, new.pixels)},
+        patients=certificate.patients
+        if weaker
+        else {**certificate.patients, part: _joined(certificate.patients, new.patients)},
+    )
+
+
+def _joined(old: Mapping[Split, tuple[str, ...]], new: Mapping[Split, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({*old.get(Split.VALIDATION, ()), *new.get(Split.VALIDATION, ())}))
 
 
 def check_enough(
