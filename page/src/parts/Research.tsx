@@ -189,7 +189,9 @@ function Outcome({ found }: { found: Compared }) {
       {leaky ? <p class="note warn">{t("compare_leak")}</p> : null}
       <p>
         {t("compare_n", { films: found.n, patients: found.patients, agreement: percent(found.agreement.value ?? 0, 1) })}{" "}
-        {t("compare_right", { old: found.only_old, fresh: found.only_new, p: number(found.mcnemar_p, 3) })}
+        {found.mcnemar_p === null
+          ? t("compare_right_findings", { old: found.only_old, fresh: found.only_new })
+          : t("compare_right", { old: found.only_old, fresh: found.only_new, p: number(found.mcnemar_p, 3) })}
       </p>
       <div class="scrolls" tabIndex={0} role="region" aria-label={t("compare")}>
         <table>

@@ -154,7 +154,7 @@ def _pacs(program: str, folder: Path, ports: _Ports) -> Iterator[None]:
     }
     file = folder / "orthanc.json"
     file.write_text(json.dumps(told))
-    with subprocess.Popen([program, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+    with subprocess.Popen([program, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - no shell
         try:
             _await(f"http://127.0.0.1:{ports.pacs_http}/system", process, "Orthanc")
             yield
@@ -230,7 +230,7 @@ def _running_gateway(folder: Path, ports: _Ports, inbox: _Inbox) -> Iterator[Non
         for name, arguments in commands.items():
             log = stack.enter_context((folder / f"{name}.log").open("wb"))
             command = [sys.executable, "-m", "rentgen", *arguments]
-            running[name] = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=environment))  # noqa: S603
+            running[name] = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=environment))  # noqa: S603 - no shell
             stack.callback(running[name].terminate)
         _await_port(ports.gateway, running["gateway"], folder / "gateway.log")
         _await(f"http://127.0.0.1:{ports.page}/v1/health", running["page"], "The page")
@@ -272,7 +272,7 @@ port = {inbox.mllp_port}
 
 def _send(storescu: str, film: Path, title: str, port: int) -> None:
     command = [storescu, "-aet", "MODALITY", "-aec", title, "127.0.0.1", str(port), str(film)]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)  # noqa: S603 - no shell
     if done.returncode != 0:
         raise PeerError(f"storescu could not send a film to {title} (exit code {done.returncode}).")
 
@@ -302,7 +302,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     raise PeerError("The gateway does not start here. Its last words: " + " / ".join(last))
 
 
-def _json(url: str) -> Any:  # noqa: ANN401
+def _json(url: str) -> Any:  # noqa: ANN401 - JSON
     return httpx.get(url, timeout=10, trust_env=False).raise_for_status().json()
 
 
@@ -352,7 +352,7 @@ def _show(found: Sequence[dict[str, Any]], inbox: _Inbox, folder: Path, ports: _
     out.print(table)
 
 
-def _without_pdf(value: Any) -> Any:  # noqa: ANN401
+def _without_pdf(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return JSON whose long texts are cut."""
     if isinstance(value, dict):
         return {key: _without_pdf(item) for key, item in value.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ from rentgen.cli.options import (
     open_predictor,
 )
 from rentgen.errors import SettingError
-from rentgen.records import EngineName, Interval, Precision
+from rentgen.records import EngineName, Interval, Precision, Task
 from rentgen.terminal import err, interval, out, progress_bars, stamp, write_json
 
 
@@ -182,12 +181,14 @@ def compare(
                 markup=False,
                 highlight=False,
             )
-        several = math.isnan(found.mcnemar_p)
-        told = "Same answer for each finding" if several else "Same class"
-        chance = "" if several else f", McNemar p {found.mcnemar_p:.3g}"
+        if predictors[0].card.task is Task.MULTILABEL:
+            told = f"Same answer for {found.agreement} of the findings of {found.n} films; findings that"
+            chance = ""
+        else:
+            told = f"Same class for {found.agreement} of {found.n} films; films that"
+            chance = f", McNemar p {found.mcnemar_p:.3g}"
         out.print(
-            f"{told}: {found.agreement} of {found.n} films; only old right {found.only_old}, only new right "
-            f"{found.only_new}{chance}",
+            f"{told} only old gets right: {found.only_old}, only new: {found.only_new}{chance}",
             markup=False,
             highlight=False,
         )

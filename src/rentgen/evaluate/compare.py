@@ -82,7 +82,7 @@ class Comparison:
         agreement: share of the films to which both give the same class; of several findings, of all pairs of film and
             finding that both call alike.
         only_old: films that only the old bundle gets right; of several findings, pairs of film and known finding.
-        only_new: that only the new bundle gets right.
+        only_new: likewise, that only the new bundle gets right.
         mcnemar_p: two-sided exact p of these two being equally likely; takes films for independent; nan of several
             findings.
         spearman: class to rank correlation of the two scores; nan where one of them is constant.

