@@ -92,6 +92,9 @@ def test_a_finding_that_no_film_tells_of_is_not_measured(old: Predictor, listing
     }
     assert np.isnan(found.auroc["lower"].old.value)
     assert not found.passed
+    # Nor would it without a single operating point: the area alone is missed.
+    assert not replace(found, points=()).passed
+    assert replace(found, points=(), auroc={"upper": found.auroc["upper"]}).passed
 
 
 def test_one_class_is_not_compared_with_several_findings(old: Predictor, listing: Listing) -> None:

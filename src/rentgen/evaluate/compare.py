@@ -126,11 +126,10 @@ class Comparison:
     def passed(self) -> bool:
         """Whether the new bundle may take the old one's place: every point holds and no class is ranked worse.
 
-        Without a single area or point that could be measured, it may not.
+        Neither can be said of what could not be measured.
         """
-        areas = [change.difference.high for change in self.auroc.values()]
         held = all(point.verdict is Verdict.HOLDS for point in self.points)
-        return held and any(high >= 0 for high in areas) and not any(high < 0 for high in areas)
+        return held and bool(self.auroc) and all(change.difference.high >= 0 for change in self.auroc.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the documented JSON object: `passed`, and all else above."""
