@@ -34,7 +34,7 @@ from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.features import Film, cached_graph, extract, openvino_extractor, view_key
 from rentgen.learn.head import Features, initial_weights, train_head
-from rentgen.learn.recipe import AugmentSettings, HeadSettings
+from rentgen.learn.settings import AugmentSettings, HeadSettings
 from rentgen.parallel.local import cores
 from rentgen.records import History, Listing, Precision, Preprocessing, Split, UInt8
 

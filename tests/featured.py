@@ -22,7 +22,7 @@ from rentgen.learn.features import (
     extract,
     view_key,
 )
-from rentgen.learn.recipe import AugmentSettings
+from rentgen.learn.settings import AugmentSettings
 from rentgen.records import Float32, Preprocessing, UInt8
 
 PREPROCESSING = Preprocessing(32, 32)

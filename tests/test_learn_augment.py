@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made import film8
 
 from rentgen.learn.augment import augment, view_rng
-from rentgen.learn.recipe import AugmentSettings
+from rentgen.learn.settings import AugmentSettings
 from rentgen.records import Float64, UInt8
 
 CONTENT = "c0ffee" * 10 + "cafe"

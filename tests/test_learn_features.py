@@ -35,7 +35,7 @@ from rentgen.learn.features import (
     torch_extractor,
     view_key,
 )
-from rentgen.learn.recipe import AugmentSettings
+from rentgen.learn.settings import AugmentSettings
 from rentgen.records import Float32, Precision, Preprocessing, ResizeMode, UInt8
 
 

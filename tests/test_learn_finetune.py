@@ -28,7 +28,7 @@ from rentgen.learn.finetune import (
     open_from,
 )
 from rentgen.learn.head import Head
-from rentgen.learn.recipe import FineTuneSettings, ShiftSettings
+from rentgen.learn.settings import FineTuneSettings, ShiftSettings
 
 SIDE = 64
 GENTLE = ShiftSettings(borders=0.0, markers=0.0, jpeg=0.0, window=0.0, gamma=0.1, contrast=0.1)

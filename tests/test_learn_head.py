@@ -14,7 +14,7 @@ from rentgen.errors import DataError
 from rentgen.learn import head as heads
 from rentgen.learn.head import Features, Head, initial_weights, train_head
 from rentgen.learn.objective import OneOfMany
-from rentgen.learn.recipe import HeadSettings
+from rentgen.learn.settings import HeadSettings
 from rentgen.records import Epoch, Float32, History, Int64
 
 WIDTH = 12

@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 from rentgen.learn.head import Features, Head, initial_weights, train_head
 from rentgen.learn.objective import ManyFindings, objective_of, presence_weights
-from rentgen.learn.recipe import HeadSettings
 from rentgen.learn.scaling import fit_temperature, fit_vector
+from rentgen.learn.settings import HeadSettings
 from rentgen.records import Float64, Int64, Task
 
 WIDTH, FINDINGS = 10, 4

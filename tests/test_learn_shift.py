@@ -10,7 +10,7 @@ from made import film8
 
 from rentgen.errors import SettingError
 from rentgen.images.prepare import smooth
-from rentgen.learn.recipe import ShiftSettings
+from rentgen.learn.settings import ShiftSettings
 from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
 
 

@@ -43,7 +43,8 @@ from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.export import export_backbone, join_heads
 from rentgen.learn.head import Features, Head, train_head
-from rentgen.learn.recipe import HeadSettings, load
+from rentgen.learn.recipe import load
+from rentgen.learn.settings import HeadSettings
 from rentgen.learn.training import Training, TrainingPlan, train
 from rentgen.records import Geometry, Precision, Preprocessing, Radiograph, ResizeMode, Split, Status, UInt8
 

@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from rentgen.learn.recipe import AugmentSettings
+from rentgen.learn.settings import AugmentSettings
 from rentgen.records import UInt8
 
 

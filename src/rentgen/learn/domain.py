@@ -18,7 +18,7 @@ from rentgen.errors import MissingExtraError
 from rentgen.images.prepare import smooth
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.members import FittedFilms
-from rentgen.learn.recipe import ShiftSettings
+from rentgen.learn.settings import ShiftSettings
 from rentgen.learn.shift import shift_batch, smooth_batch
 from rentgen.records import Float64, Int64, Progress
 

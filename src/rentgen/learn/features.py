@@ -36,7 +36,7 @@ from rentgen.images.read import read
 from rentgen.learn.augment import augment, view_rng
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.export import export_backbone
-from rentgen.learn.recipe import AugmentSettings
+from rentgen.learn.settings import AugmentSettings
 from rentgen.parallel.local import cores, imap
 from rentgen.records import Float32, Precision, Preprocessing, Progress, UInt8
 

@@ -40,8 +40,8 @@ from rentgen.learn.backbones import Backbone, hash_weights
 from rentgen.learn.export import TorchClassifier
 from rentgen.learn.head import Head
 from rentgen.learn.objective import objective_of
-from rentgen.learn.recipe import FineTuneSettings, ShiftSettings
 from rentgen.learn.scaling import fit_vector
+from rentgen.learn.settings import FineTuneSettings, ShiftSettings
 from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
 from rentgen.records import Epoch, Float32, History, Int64, Precision, Progress, UInt8
 

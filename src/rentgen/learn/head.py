@@ -19,7 +19,7 @@ from torch.optim.adam import adam
 
 from rentgen.errors import DataError
 from rentgen.learn.objective import objective_of
-from rentgen.learn.recipe import HeadSettings
+from rentgen.learn.settings import HeadSettings
 from rentgen.records import Epoch, Float32, History, Int64
 
 FeatureMatrix = npt.NDArray[np.float16] | npt.NDArray[np.float32]

@@ -22,8 +22,8 @@ from rentgen.evaluate.sets import choose_finding_sets, conformal_threshold, meas
 from rentgen.evaluate.several import mean_loss
 from rentgen.images.corrupt import stress
 from rentgen.learn.members import FittedFilms
-from rentgen.learn.recipe import AnswerSettings
 from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
+from rentgen.learn.settings import AnswerSettings
 from rentgen.records import UNKNOWN, Calibration, Card, Conformal, Domain, Float64, Int64, Precision, Task
 from rentgen.records.deciding import HALF
 

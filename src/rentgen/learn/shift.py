@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rentgen.errors import MissingExtraError
-from rentgen.learn.recipe import ShiftSettings
+from rentgen.learn.settings import ShiftSettings
 
 try:
     import torch

@@ -6,7 +6,7 @@ import datetime
 import platform
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,22 +17,14 @@ import PIL
 import pydicom
 
 from rentgen import bundle as bundles
-from rentgen.bundle import Bundle, Golden
-from rentgen.data.audit import Examination, audit, examine
-from rentgen.data.findings import align
-from rentgen.data.listing import list_images
-from rentgen.data.split import certify, check_split, keep_together, select, split
+from rentgen.bundle import Bundle
+from rentgen.data.split import certify, select
 from rentgen.engine.predictor import Predictor
-from rentgen.engine.session import Session
-from rentgen.errors import DataError, LeakError, MissingExtraError, RentgenError
+from rentgen.errors import MissingExtraError
 from rentgen.evaluate.judge import GALLERY, Judgement, judge, judge_again
 from rentgen.evaluate.metrics import choose_operating_points, positive_class
-from rentgen.images.phantom import golden_films
-from rentgen.images.prepare import prepare
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.domain import fit_domain
-from rentgen.learn.export import TorchClassifier, explain, export_members, halve, join_heads
 from rentgen.learn.features import (
     Extractor,
     FeatureStore,
@@ -44,25 +36,23 @@ from rentgen.learn.features import (
     view_key,
 )
 from rentgen.learn.finetune import RateSearch, find_rate
+from rentgen.learn.graph import build_graph
 from rentgen.learn.head import Features, Head, train_head
 from rentgen.learn.knowing import admit_bf16, know, measure_sets
-from rentgen.learn.members import FittedFilms, Member, plan_member, read_part, train_members
+from rentgen.learn.members import Member, plan_member, read_part, train_members
+from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
 from rentgen.learn.trust import Trust, probe
 from rentgen.records import (
     Audit,
     Card,
     Epoch,
-    Float32,
     History,
     Listing,
-    PatientSource,
     Precision,
     Progress,
-    Radiograph,
     Split,
     Task,
-    UInt8,
     truth_of,
 )
 
@@ -70,16 +60,8 @@ try:
     import onnx
     import timm
     import torch
-    from torch import nn
 except ImportError as error:
     raise MissingExtraError(error.name or "torch", "train", "training") from error
-
-GRAPH_TOLERANCE = 1e-4
-"""How far the exported graph may stand from torch, relative to the largest output (or 1)."""
-MAP_TOLERANCE = 2e-2
-"""The same for activation maps: a hidden unit next to zero may count in the one and not in the other."""
-HALVED_TOLERANCE = 5e-2
-"""The same, after its weights were stored in half precision: each may move by one part in 2,048."""
 
 INTENDED_USE = (
     "Research on radiographs like those it was trained on (see the data). Not a medical device; not for diagnosis on "
@@ -167,7 +149,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
         members = [Member(backbone, head)]
         if recipe.finetune.epochs:
             members, history = train_members(recipe, members[0], parts, plan.cache, progress)
-        model, golden = _graph(recipe, backbone, members, parts, progress)
+        model, golden = build_graph(recipe, backbone, members, parts, progress)
         draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
         draft = replace(
             draft, card=know(Predictor(draft, precision=Precision.F32), parts[Split.VALIDATION], recipe.answer)
@@ -206,14 +188,14 @@ class _Start:
     recipe: Recipe
     backbone: Backbone
 
-    def train_head(self, shared: _Shared, cache: Path, progress: Progress | None) -> tuple[Head, History]:
+    def train_head(self, shared: Shared, cache: Path, progress: Progress | None) -> tuple[Head, History]:
         """Return the head on cached features, and how its training went."""
         size = (self.recipe.preprocessing.height, self.recipe.preprocessing.width)
         extractor = _extractor(self.recipe, self.backbone, cached_graph(self.backbone, size, cache))
         return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress)
 
 
-def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, _Shared]:
+def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, Shared]:
     """Return what training starts from, after trying first what can fail at once.
 
     A place that cannot be written or weights that are not there should cost no audit.
@@ -229,92 +211,16 @@ def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, _Shar
     recipe = recipe.change("backbone", name=backbone.name)
     if progress is not None:
         progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
-    shared = _share_out(plan, recipe, progress)
+    shared = share_out(
+        plan.data,
+        recipe.data,
+        test=plan.test,
+        patient_pattern=plan.patient_pattern,
+        findings=plan.findings,
+        progress=progress,
+    )
     plan.cache.mkdir(parents=True, exist_ok=True)
     return _Start(recipe, backbone), shared
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """Readable films with their parts.
-
-    Attributes:
-        listing: with the patient source of the films that teach.
-        test_source: how the patients of the test part became known.
-        audit: of these parts.
-        examined: what reading them brought.
-    """
-
-    listing: Listing
-    test_source: PatientSource
-    audit: Audit
-    examined: Examination
-
-
-def _share_out(plan: TrainingPlan, recipe: Recipe, progress: Progress | None) -> _Shared:
-    """Return the readable films with their parts, and their audit."""
-    own = list_images(plan.data, patient_pattern=plan.patient_pattern, findings=plan.findings)
-    if len(own.classes) < 2 and own.task is Task.MULTICLASS:
-        raise DataError(
-            f"Expected at least two classes in {plan.data}, but got {len(own.classes)}: "
-            f"{', '.join(own.classes) or 'no labels'}. Give a folder of class folders or a CSV with path,label."
-        )
-    test = None
-    if plan.test is not None:
-        test = list_images(plan.test, patient_pattern=plan.patient_pattern)
-        test = align(test, own.classes) if own.task is Task.MULTILABEL else test
-    everything = own if test is None else _joined(own, test)
-    examined = examine(
-        everything, progress=None if progress is None else lambda done, total: progress("audit", done, total)
-    )
-    hashes = examined.hashes
-    own = replace(own, records=tuple(record for record in own.records if record.path in hashes))
-    everything = replace(everything, records=tuple(item for item in everything.records if item.path in hashes))
-    # Copies of a film must not part, whatever their names say of the patient; where the source parted them, the audit
-    # says so.
-    inside = {str(record.path) for record in own.records}
-    copies = [
-        pair
-        for pair in audit(everything, examined).pairs
-        if pair.same_split and pair.first in inside and pair.second in inside
-    ]
-    rng = np.random.default_rng(recipe.data.seed)
-    divided = split(
-        keep_together(own, copies), validation=recipe.data.validation, test=0.0 if test else recipe.data.test, rng=rng
-    )
-    # Under their own names again: the certificate must know every patient, not one of each group.
-    parted = zip(own.records, divided.records, strict=True)
-    listing = replace(own, records=tuple(replace(record, split=given.split) for record, given in parted))
-    if test is not None:
-        measured = tuple(record for record in test.records if record.path in hashes)
-        listing = _joined(listing, replace(test, records=measured))
-    # Across two sources, names of files are weak evidence: the audit and the judge tell of them, nothing refuses.
-    if test is None or test.patient_source is own.patient_source is not PatientSource.NAME:
-        check_split(listing)
-    source = own.patient_source if test is None else test.patient_source
-    return _Shared(listing, source, audit(listing, examined), examined)
-
-
-def _joined(listing: Listing, test: Listing) -> Listing:
-    """Return a set with the films of another as its test part.
-
-    Raises:
-        DataError: the other has classes of its own, or the set has a test part already.
-        LeakError: a file is in both.
-    """
-    twice = {record.path.resolve() for record in listing.records} & {record.path.resolve() for record in test.records}
-    if twice:
-        raise LeakError(
-            f"{len(twice)} files of the test set are in the training set, too. Give --test other films, or leave it "
-            "out: then Rentgen holds a part back."
-        )
-    unknown = sorted(set(test.classes) - set(listing.classes))
-    if unknown:
-        raise DataError(f"The test set has classes that the training set has not: {', '.join(unknown)}.")
-    if any(record.split is Split.TEST for record in listing.records):
-        raise DataError("The training set brings a test part of its own; give either that or --test, not both.")
-    members = tuple(replace(record, split=Split.TEST) for record in test.records)
-    return replace(listing, records=listing.records + members)
 
 
 def _extractor(recipe: Recipe, backbone: Backbone, graph: bytes) -> Extractor:
@@ -380,66 +286,6 @@ def _features(
     )
 
 
-def _graph(
-    recipe: Recipe,
-    backbone: Backbone,
-    members: Sequence[Member],
-    parts: Mapping[Split, FittedFilms],
-    progress: Progress | None,
-) -> tuple[bytes, Golden]:
-    """Return the graph to be shipped and its golden vectors in f32, after checking the graph against torch.
-
-    Raises:
-        RentgenError: they disagree.
-    """
-    domain = None
-    if recipe.answer.kept:
-        domain = fit_domain(
-            backbone, parts[Split.TRAIN], parts[Split.VALIDATION], recipe.preprocessing.smooth_px, progress=progress
-        )
-    size = (recipe.preprocessing.height, recipe.preprocessing.width)
-    features = export_members([member.backbone for member in members], size, domain)
-    model = join_heads(features, [member.head for member in members])
-    films = golden_films()
-    prepared = np.stack([prepare(Radiograph(film, "", "png", 8), recipe.preprocessing).pixels for film in films])
-    expected = _expect(members, domain, prepared)
-    _compare(backbone.name, "torch", Session(model, precision=Precision.F32).run(prepared), expected, GRAPH_TOLERANCE)
-    if recipe.backbone.stored == "f16":
-        model = halve(model)
-    answers = Session(model, precision=Precision.F32).run(prepared)
-    _compare(backbone.name, "its f32 form", answers, expected, HALVED_TOLERANCE)
-    golden = Golden(
-        films, prepared, answers["logits"], answers["embedding"], answers["activation_maps"], answers.get("distance")
-    )
-    return model, golden
-
-
-def _expect(members: Sequence[Member], domain: nn.Module | None, prepared: UInt8) -> dict[str, Float32]:
-    """Return what torch answers; maps by autograd."""
-    place = next(members[0].backbone.buffers()).device
-    images = torch.from_numpy(prepared).to(place)
-    found = explain([TorchClassifier(member.backbone, member.head).to(place) for member in members], images)
-    if domain is not None:
-        with torch.inference_mode():
-            found["distance"] = domain.to(place)(images)
-    return {name: tensor.cpu().numpy() for name, tensor in found.items()}
-
-
-def _compare(
-    name: str, other: str, answers: Mapping[str, Float32], expected: Mapping[str, Float32], tolerance: float
-) -> None:
-    for output, values in expected.items():
-        known = ~np.isnan(values)
-        scale = max(1.0, float(np.abs(values[known]).max(initial=0)))
-        difference = float(np.abs(answers[output] - values)[known].max(initial=0)) / scale
-        allowed = max(tolerance, MAP_TOLERANCE) if output == "activation_maps" else tolerance
-        if not difference <= allowed:
-            raise RentgenError(
-                f"The exported graph of {name} differs from {other} in {output} by {difference:.2g}; allowed is "
-                f"{allowed:g}."
-            )
-
-
 def _card(
     plan: TrainingPlan, recipe: Recipe, backbone: Backbone, listing: Listing, found: Audit, history: History
 ) -> Card:
@@ -469,7 +315,7 @@ def _card(
     )
 
 
-def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: _Shared, progress: Progress | None) -> Training:
+def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress: Progress | None) -> Training:
     """Choose operating points on validation, measure on both parts through the graph that is shipped, and write."""
     listing = shared.listing
     # Patients of a test set of its own are known by its own means.
