@@ -158,8 +158,8 @@ def cached_graph(backbone: Backbone, size: tuple[int, int], cache: Path) -> byte
         logger.warning("the cached graph %s is damaged and is exported anew", path.name)
     graph = export_backbone(backbone, size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, lambda file: file.write(graph))
-    _write_whole(seal, lambda file: file.write(hashlib.sha256(graph).hexdigest().encode()))
+    write_whole(path, lambda file: file.write(graph))
+    write_whole(seal, lambda file: file.write(hashlib.sha256(graph).hexdigest().encode()))
     return graph
 
 
@@ -184,7 +184,7 @@ class FeatureStore:
         self.features = features
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "space.json").is_file():
-            _write_whole(self.folder / "space.json", lambda file: file.write(text.encode()))
+            write_whole(self.folder / "space.json", lambda file: file.write(text.encode()))
         self._shards: list[Path] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         for keys in sorted(self.folder.glob("*.keys")):
@@ -206,8 +206,8 @@ class FeatureStore:
         matrix = io.BytesIO()
         np.save(matrix, rows, allow_pickle=False)
         packed = b"".join(keys)
-        _write_whole(name.with_suffix(".npy"), lambda file: file.write(matrix.getvalue()))
-        _write_whole(name.with_suffix(".keys"), lambda file: file.write(packed + _checksum(packed, matrix.getvalue())))
+        write_whole(name.with_suffix(".npy"), lambda file: file.write(matrix.getvalue()))
+        write_whole(name.with_suffix(".keys"), lambda file: file.write(packed + _checksum(packed, matrix.getvalue())))
         self._open(name.with_suffix(".keys"))
 
     def gather(self, keys: Sequence[bytes], scratch: Path) -> Half:
@@ -382,7 +382,8 @@ def _checksum(keys: bytes, matrix: bytes) -> bytes:
     return zlib.crc32(keys, zlib.crc32(matrix)).to_bytes(CHECKSUM_BYTES, "big")
 
 
-def _write_whole(path: Path, write: Callable[[Any], object]) -> None:
+def write_whole(path: Path, write: Callable[[Any], object]) -> None:
+    """Write a file so that it is whole, or not there, whatever happens meanwhile."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
         try:
             write(draft)
