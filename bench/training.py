@@ -132,7 +132,7 @@ def arrays(listing: Listing, part: Split, most: int) -> tuple[UInt8, Tensor]:
 
 def compare(name: str, listing: Listing, epochs: int, usual_films: int) -> None:
     """Print how long each way takes for one backbone."""
-    weights = backbones.RANDOM if name == "resnet50" else None
+    weights = "random" if name == "resnet50" else None
     settings = HeadSettings(epochs=epochs, patience=epochs)
     trained = len(select(listing, Split.TRAIN))
     total = trained + len(select(listing, Split.VALIDATION))

@@ -128,7 +128,7 @@ def torch_extractor(backbone: Backbone, *, batch_size: int = 64, device: str | N
 
     def run(images: UInt8) -> Float32:
         with torch.inference_mode():
-            pooled = network(torch.from_numpy(images).to(place)).mean((2, 3))
+            pooled, _ = network.embed(torch.from_numpy(images).to(place))
             result: Float32 = pooled.cpu().numpy()
             return result
 
@@ -281,7 +281,6 @@ def extract(
     identity = {
         **extractor.identity,
         "preprocessing": preprocessing.to_dict(),
-        "pooling": "mean",
         # Another version may read, prepare or augment differently.
         "rentgen": version("rentgen"),
         "films": FILMS_VERSION,

@@ -193,6 +193,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None 
         weights=plan.weights,
         size=(recipe.preprocessing.height, recipe.preprocessing.width),
         normalise=recipe.backbone.normalise,
+        pooling=recipe.backbone.pooling,
     )
     recipe = recipe.change("backbone", name=backbone.name)
     if progress is not None:

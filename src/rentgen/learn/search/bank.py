@@ -182,7 +182,6 @@ def _stressed(
     identity = {
         **extractor.identity,
         "preprocessing": preprocessing.to_dict(),
-        "pooling": "mean",
         "rentgen": version("rentgen"),
         "films": FILMS_VERSION,
         "pillow": version("pillow"),
