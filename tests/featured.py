@@ -14,14 +14,8 @@ from made import film8, png
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn.augment import augment, view_rng
-from rentgen.learn.features import (
-    Extractor,
-    FeatureStore,
-    Film,
-    Half,
-    extract,
-    view_key,
-)
+from rentgen.learn.extractors import Extractor
+from rentgen.learn.features import FeatureStore, Film, Half, extract, view_key
 from rentgen.learn.settings import AugmentSettings
 from rentgen.records import Float32, Preprocessing, UInt8
 

@@ -25,16 +25,8 @@ from rentgen.evaluate.judge import GALLERY, Judgement, judge, judge_again
 from rentgen.evaluate.metrics import choose_operating_points, positive_class
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.features import (
-    Extractor,
-    FeatureStore,
-    Film,
-    cached_graph,
-    extract,
-    openvino_extractor,
-    torch_extractor,
-    view_key,
-)
+from rentgen.learn.extractors import Extractor, cached_graph, openvino_extractor, torch_extractor
+from rentgen.learn.features import FeatureStore, Film, extract, view_key
 from rentgen.learn.finetune import RateSearch, find_rate
 from rentgen.learn.graph import build_graph
 from rentgen.learn.head import Features, Head, train_head
@@ -43,6 +35,7 @@ from rentgen.learn.members import Member, plan_member, read_part, train_members
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
 from rentgen.learn.trust import Trust, probe
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Audit,
     Card,
@@ -85,6 +78,7 @@ class TrainingPlan:
         command: that is noted in the card.
         findings: of a table of several findings, those to learn; all of them by default.
         probed: find out, too, how the model bears worse films, where it looks, and what its heat maps are worth.
+        pool: who reads films, computes features and predicts.
     """
 
     data: Path
@@ -98,6 +92,7 @@ class TrainingPlan:
     command: str = ""
     findings: tuple[str, ...] = ()
     probed: bool = True
+    pool: Pool = HERE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,10 +134,10 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
     listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
-    head, history = start.train_head(shared, plan.cache, progress)
+    head, history = start.train_head(shared, plan.cache, progress, plan.pool)
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
-            part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress)
+            part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress, plan.pool)
             for part in Split
             if part is not Split.TRAIN or recipe.finetune.epochs or recipe.answer.kept
         }
@@ -173,10 +168,18 @@ def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> Rate
     start, shared = _begin(plan, progress)
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
-            part: read_part(shared.listing, part, shared.examined.hashes, recipe.preprocessing, Path(scratch), progress)
+            part: read_part(
+                shared.listing,
+                part,
+                shared.examined.hashes,
+                recipe.preprocessing,
+                Path(scratch),
+                progress,
+                plan.pool,
+            )
             for part in Split
         }
-        head, _ = start.train_head(shared, plan.cache, progress)
+        head, _ = start.train_head(shared, plan.cache, progress, plan.pool)
         task = plan_member(recipe, 0, Member(start.backbone, head), parts, plan.cache)
         return find_rate(task, progress=progress)
 
@@ -188,11 +191,11 @@ class _Start:
     recipe: Recipe
     backbone: Backbone
 
-    def train_head(self, shared: Shared, cache: Path, progress: Progress | None) -> tuple[Head, History]:
+    def train_head(self, shared: Shared, cache: Path, progress: Progress | None, pool: Pool) -> tuple[Head, History]:
         """Return the head on cached features, and how its training went."""
         size = (self.recipe.preprocessing.height, self.recipe.preprocessing.width)
         extractor = _extractor(self.recipe, self.backbone, cached_graph(self.backbone, size, cache))
-        return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress)
+        return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress, pool)
 
 
 def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, Shared]:
@@ -218,6 +221,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, Share
         patient_pattern=plan.patient_pattern,
         findings=plan.findings,
         progress=progress,
+        pool=plan.pool,
     )
     plan.cache.mkdir(parents=True, exist_ok=True)
     return _Start(recipe, backbone), shared
@@ -239,13 +243,21 @@ def _train_head(
     recipe: Recipe,
     cache: Path,
     progress: Progress | None,
+    pool: Pool,
 ) -> tuple[Head, History]:
     films = [
         Film(record.path, hashes[record.path], recipe.augment.views if record.split is Split.TRAIN else 0)
         for record in listing.records
     ]
     store = extract(
-        films, extractor, recipe.preprocessing, recipe.augment, cache=cache, seed=recipe.head.seed, progress=progress
+        films,
+        extractor,
+        recipe.preprocessing,
+        recipe.augment,
+        cache=cache,
+        seed=recipe.head.seed,
+        progress=progress,
+        pool=pool,
     )
 
     def report(epoch: int, figures: Mapping[str, Epoch]) -> None:
@@ -322,7 +334,11 @@ def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress
     test_part = replace(select(listing, Split.TEST), patient_source=shared.test_source)
     gallery = 0 if len(test_part) else GALLERY
     chooser = judge(
-        Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), gallery=gallery, progress=progress
+        Predictor(draft, precision=Precision.F32),
+        select(listing, Split.VALIDATION),
+        gallery=gallery,
+        progress=progress,
+        pool=plan.pool,
     )
     pairs = [
         (record, prediction)
@@ -341,7 +357,9 @@ def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress
     if draft.card.task is Task.MULTILABEL:
         # A finding's recall is that at its own operating point, which was not there before.
         chooser = judge_again(Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), chooser)
-    test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress) if len(test_part) else None
+    test = None
+    if len(test_part):
+        test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress, pool=plan.pool)
     card = replace(
         draft.card,
         validation=chooser.evaluation.to_dict(),
