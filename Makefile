@@ -39,7 +39,7 @@ demo: $(VENV)/demo.stamp
 	    echo "They could not be had or read; the demo above is complete without them."
 
 test: check peers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check src tests bench

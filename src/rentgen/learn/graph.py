@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from rentgen.images.prepare import prepare
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.domain import fit_domain
 from rentgen.learn.export import TorchClassifier, explain, export_members, halve, join_heads
+from rentgen.learn.features import cached_graph
 from rentgen.learn.members import FittedFilms, Member
 from rentgen.learn.recipe import Recipe
 from rentgen.records import Float32, Precision, Progress, Radiograph, Split, UInt8
@@ -37,9 +39,18 @@ def build_graph(
     backbone: Backbone,
     members: Sequence[Member],
     parts: Mapping[Split, FittedFilms],
+    cache: Path,
     progress: Progress | None,
 ) -> tuple[bytes, Golden]:
     """Return the graph to be shipped and its golden vectors in f32, after checking the graph against torch.
+
+    Args:
+        recipe: every setting.
+        backbone: as it was pretrained.
+        members: what was trained of it.
+        parts: prepared films, where the recipe asks how near a film lies to those of the training.
+        cache: where the graph of the pretrained network may lie from the extraction of its features.
+        progress: stage `domain`.
 
     Raises:
         RentgenError: they disagree.
@@ -50,7 +61,10 @@ def build_graph(
             backbone, parts[Split.TRAIN], parts[Split.VALIDATION], recipe.preprocessing.smooth_px, progress=progress
         )
     size = (recipe.preprocessing.height, recipe.preprocessing.width)
-    features = export_members([member.backbone for member in members], size, domain)
+    if domain is None and [member.backbone for member in members] == [backbone]:
+        features = cached_graph(backbone, size, cache)
+    else:
+        features = export_members([member.backbone for member in members], size, domain)
     model = join_heads(features, [member.head for member in members])
     films = golden_films()
     prepared = np.stack([prepare(Radiograph(film, "", "png", 8), recipe.preprocessing).pixels for film in films])

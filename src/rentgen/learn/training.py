@@ -144,7 +144,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
         members = [Member(backbone, head)]
         if recipe.finetune.epochs:
             members, history = train_members(recipe, members[0], parts, plan.cache, progress)
-        model, golden = build_graph(recipe, backbone, members, parts, progress)
+        model, golden = build_graph(recipe, backbone, members, parts, plan.cache, progress)
         draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
         draft = replace(
             draft, card=know(Predictor(draft, precision=Precision.F32), parts[Split.VALIDATION], recipe.answer)
