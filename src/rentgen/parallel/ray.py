@@ -53,13 +53,8 @@ def connect(address: str = LOCAL) -> None:
         PeerError: there is no such cluster, or Ray did not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address == LOCAL and "ray" not in sys.modules:
-        # Read when Ray is imported: without it, its ports are open on every interface.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        # Ray Data's own actors make Ray write a line of level ERROR at every start.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address == LOCAL:
+        _close_doors()
     ray = _import()
     if ray.is_initialized():
         return
@@ -71,6 +66,23 @@ def connect(address: str = LOCAL) -> None:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         told = str(error).strip().splitlines()
         raise PeerError(f"Ray at {address!r} refused or failed: {told[0] if told else type(error).__name__}") from error
+
+
+def _close_doors() -> None:
+    """Let a Ray that is started here listen on loopback alone, and to nobody without a token.
+
+    Without this its ports are open on every interface. Ray reads these when it is imported; where somebody imported it
+    already, whether it wants a token is theirs to say.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    constants = sys.modules.get("ray._private.ray_constants")
+    if constants is not None:
+        vars(constants)["ENABLE_RAY_CLUSTER"] = False
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Ray Data's own actors make Ray write a line of level ERROR at every start.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @dataclass(frozen=True, slots=True)
