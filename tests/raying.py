@@ -1,32 +1,23 @@
-"""Work for Ray's workers, who import it by name, and the run that a test kills."""
+"""Work for Ray's workers, who import it by name and so import no torch, and a pool that sends as Ray does."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest import mock
 
 import numpy as np
-from featured import TILES, run, tiles, write_films
 
 from rentgen.errors import InputError
-from rentgen.learn import features
-from rentgen.learn.extractors import Extractor, Run
 from rentgen.parallel.pool import Work
-from rentgen.parallel.ray import Ray
-from rentgen.records import Float32, UInt8
+from rentgen.records import UInt8
 
 T = TypeVar("T")
 
-FILMS = 32
 RESULT_BYTES = 2 << 20
 UNREADABLE = 80
 
@@ -39,29 +30,6 @@ def marks(folder: Path) -> int:
 def mark(folder: Path) -> None:
     """Note that something happened; several processes may at once."""
     (folder / str(time.time_ns() * 100_000 + os.getpid() % 100_000)).touch()
-
-
-def marked_extractor(folder: Path) -> Extractor:
-    """Return who notes each film that it computes, and dies of the first where a file says so."""
-    return Extractor(tiles, TILES, {"name": "tiles"}, 2, 2, opened=partial(_open_marked, folder))
-
-
-def _open_marked(folder: Path, threads: int) -> Run:
-    assert threads == 1
-    return partial(_run_marked, folder)
-
-
-def _run_marked(folder: Path, images: UInt8) -> Float32:
-    try:
-        # Only one of them finds it.
-        (folder / "die").unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-    except FileNotFoundError:
-        pass
-    for _ in images:
-        mark(folder)
-    time.sleep(0.05)
-    return tiles(images)
 
 
 class Posted:
@@ -99,10 +67,3 @@ def straggle(folder: Path, _: int, number: int) -> UInt8:
             raise InputError("0", "the others wait for the slow one")
         time.sleep(0.05)
     return np.full(RESULT_BYTES, number, np.uint8)
-
-
-if __name__ == "__main__":
-    # A whole run, which the test kills.
-    address, place = sys.argv[1], Path(sys.argv[2])
-    with mock.patch.object(features, "SHARD_ROWS", 4):
-        run(write_films(place / "films", FILMS), place / "cache", marked_extractor(place / "marks"), pool=Ray(address))

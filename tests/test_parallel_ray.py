@@ -19,7 +19,8 @@ from featured import check, expected, keys_of, write_films
 from featured import run as run_extraction
 from linear import fitted_model, normal_films, predictor_of, with_spot
 from made import film8, png
-from raying import FILMS, RESULT_BYTES, UNREADABLE, Posted, marked_extractor, marks, open_numbers, post, straggle
+from raying import RESULT_BYTES, UNREADABLE, Posted, marks, open_numbers, post, straggle
+from raying_films import FILMS, marked_extractor
 from typer.testing import CliRunner
 
 from rentgen import bundle as bundles
@@ -70,7 +71,7 @@ def test_what_a_killed_run_left_is_whole_after_a_worker_was_killed_too(
     cluster: str, noted: Path, tmp_path: Path
 ) -> None:
     films = write_films(tmp_path / "films", FILMS)
-    command = [sys.executable, str(Path(__file__).with_name("raying.py")), cluster, str(tmp_path)]
+    command = [sys.executable, str(Path(__file__).with_name("raying_films.py")), cluster, str(tmp_path)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("cache/features/*/*.keys")) and child.poll() is None and time.monotonic() < deadline:
