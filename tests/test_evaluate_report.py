@@ -21,17 +21,8 @@ from rentgen.evaluate import plots, wording
 from rentgen.evaluate.explain import Grade, HeatMapGrade
 from rentgen.evaluate.measure import evaluate
 from rentgen.evaluate.metrics import choose_operating_points
-from rentgen.evaluate.report import (
-    FAILED_SHOWN,
-    Report,
-    escape_markdown,
-    fence_markdown,
-    render_html,
-    render_json,
-    render_markdown,
-    to_toml,
-    write,
-)
+from rentgen.evaluate.rendering import escape_markdown, fence_markdown, to_toml
+from rentgen.evaluate.report import FAILED_SHOWN, Report, render_html, render_json, render_markdown, write
 from rentgen.evaluate.shortcuts import Example, Probe, Shortcuts
 from rentgen.evaluate.stress import Robustness, Row
 from rentgen.records import (

@@ -96,7 +96,8 @@ def evaluate(
     from rentgen.data.audit import audit, examine
     from rentgen.data.listing import list_images
     from rentgen.evaluate.judge import GALLERY, judge, select_part
-    from rentgen.evaluate.report import Report, check_installed
+    from rentgen.evaluate.rendering import check_installed
+    from rentgen.evaluate.report import Report
     from rentgen.evaluate.report import write as write_report
     from rentgen.records.runs import Findings, RunStart, describe
     from rentgen.tracking.follow import follow

@@ -274,7 +274,7 @@ def sources(
 def _find_rate(plan: TrainingPlan) -> None:
     """Draw the learning-rate range test beside the bundle that is not made."""
     from rentgen.evaluate.plots import rate_figure
-    from rentgen.evaluate.report import check_installed
+    from rentgen.evaluate.rendering import check_installed
     from rentgen.learn.training import search_rate
 
     check_installed()

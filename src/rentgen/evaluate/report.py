@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import os
-import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rentgen.errors import MissingExtraError
 from rentgen.evaluate import plots, trust, wording
 from rentgen.evaluate.explain import HeatMapGrade
+from rentgen.evaluate.rendering import environment, strict, template, to_toml, write_whole
 from rentgen.evaluate.shortcuts import Shortcuts
 from rentgen.evaluate.stress import Robustness
 from rentgen.records import DISCLAIMER, Audit, Card, Curve, Evaluation, Interval, Mistake, OperatingPoint
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    pass
 
 FAILED_SHOWN = 50
 """Unreadable files named in the page; the JSON names all."""
@@ -71,27 +65,15 @@ class Report:
         )
 
 
-def check_installed() -> None:
-    """Say now, not after the work, that what a report needs is missing.
-
-    Raises:
-        MissingExtraError: jinja2 or matplotlib is not installed.
-    """
-    for module in ("jinja2", "matplotlib"):
-        if find_spec(module) is None:
-            raise MissingExtraError(module, "report", "the report")
-
-
 def render_html(report: Report) -> str:
     """Return one page that needs nothing else: no script, no font, no request; pictures and figures are inside it."""
-    environment = _environment(autoescape=True)
-    style = _template("report.css")
-    return environment.get_template("report.html").render(_view(report), style=style, figures=_figures(report))
+    page = environment(autoescape=True).get_template("report.html")
+    return page.render(_view(report), style=template("report.css"), figures=_figures(report))
 
 
 def render_markdown(report: Report) -> str:
     """Return the page's text and tables as Markdown, without figures and films."""
-    text = _environment(autoescape=False).get_template("report.md").render(_view(report))
+    text = environment(autoescape=False).get_template("report.md").render(_view(report))
     return text.replace(wording.NO_BREAK, " ").strip() + "\n"
 
 
@@ -116,7 +98,7 @@ def render_json(report: Report) -> str:
             for name, mistakes in (("mistakes", report.mistakes), ("examples", report.examples))
         },
     }
-    return json.dumps(_strict(values), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(strict(values), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
 
 
 def write(directory: Path, report: Report) -> tuple[Path, ...]:
@@ -133,98 +115,8 @@ def write(directory: Path, report: Report) -> tuple[Path, ...]:
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        _write_whole(directory / name, text)
+        write_whole(directory / name, text)
     return tuple(directory / name for name in texts)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        # A name from a foreign file system may hold bytes that are not UTF-8.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-            stream.write(text)
-        Path(part).chmod(0o644)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-
-
-def _strict(value: object) -> object:
-    """Return plain JSON values, null for nan and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    return str(value)
-
-
-def _template(name: str) -> str:
-    return (files("rentgen.evaluate") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _environment(*, autoescape: bool) -> Environment:
-    check_installed()
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
-        # Off for Markdown only, whose templates escape by their own filter.
-        autoescape=autoescape,  # noqa: S701
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = escape_markdown
-    environment.filters["block"] = fence_markdown
-    environment.filters["png"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    environment.filters["plural"] = wording.plural
-    return environment
-
-
-def escape_markdown(text: object) -> str:
-    """Return `text` on one line, with every character that Markdown or HTML would act on made harmless."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return "".join("\\" + letter if letter in "\\`*_{}[]<>|#!~&" else letter for letter in line)
-
-
-def fence_markdown(text: str, language: str = "") -> str:
-    """Return `text` as a code block that it cannot end by itself."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """Return TOML text of plain values, lists and nested tables; None is left out."""
-    plain = [f"{_key(k)} = {_toml(v)}" for k, v in table.items() if v is not None and not isinstance(v, Mapping)]
-    parts = ["\n".join(plain)] if plain else []
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            path = f"{prefix}{_key(name)}"
-            parts.append(f"[{path}]\n{to_toml(value, path + '.')}".rstrip())
-    return "\n\n".join(parts)
-
-
-def _key(name: str) -> str:
-    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
-    return name if bare else json.dumps(name, ensure_ascii=False)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, (bool, int, float, str)):
-        return json.dumps(value, ensure_ascii=False)
-    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _subject(report: Report) -> tuple[dict[str, Any], str]:

@@ -33,17 +33,14 @@ from torch import Tensor, nn
 
 from rentgen.engine.session import best_precision
 from rentgen.errors import DataError
-from rentgen.evaluate.prevalence import balance_weights
-from rentgen.evaluate.several import mean_cell_loss
-from rentgen.evaluate.weighted import log_losses
 from rentgen.learn.backbones import Backbone, hash_weights
+from rentgen.learn.choice import calibrated_loss
 from rentgen.learn.export import TorchClassifier
 from rentgen.learn.head import Head
 from rentgen.learn.objective import objective_of
-from rentgen.learn.scaling import fit_vector
 from rentgen.learn.settings import FineTuneSettings, ShiftSettings
 from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
-from rentgen.records import Epoch, Float32, History, Int64, Precision, Progress, UInt8
+from rentgen.records import Epoch, History, Int64, Precision, Progress, UInt8
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +99,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
     """Return the backbone and head of the best epoch, and how training went.
 
     The best epoch has the lowest mean of plain and stressed validation loss, by `stress_weight`, after a calibration
-    (`_calibrated_loss`). Figures are plain cross-entropy of the averaged weights, so that recipes compare; the training
+    (`calibrated_loss`). Figures are plain cross-entropy of the averaged weights, so that recipes compare; the training
     part's are of the epoch's own augmented batches and of the weights under training.
 
     Args:
@@ -183,7 +180,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
                 if name != "train":
                     answers = _answer(average, part, arithmetic)
                     state.parts[name].append(objective.figures(answers, torch.from_numpy(part.labels)))
-                    state.choice[name] = _calibrated_loss(answers.numpy(), part.labels)
+                    state.choice[name] = calibrated_loss(answers.numpy(), part.labels)
             _judge_epoch(state, average, settings)
         if time.monotonic() - saved > CHECKPOINT_SECONDS or state.step % per_epoch == 0:
             state.seconds += time.monotonic() - saved
@@ -336,19 +333,6 @@ def _answer(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any]) 
             images = torch.from_numpy(np.ascontiguousarray(part.images[start : start + SCORING_BATCH])).to(device)
             logits.append(model(images)[0].float().cpu())
     return torch.cat(logits)
-
-
-def _calibrated_loss(logits: Float32, labels: Int64) -> float:
-    """Return the mean cross-entropy over equally frequent classes, or over findings, that a calibration could reach.
-
-    A calibration follows the training, so an epoch is not to be blamed for what that will mend: thresholds that class
-    weights moved, or too much confidence.
-    """
-    if labels.ndim == 2:
-        return mean_cell_loss(fit_vector(logits, labels).probabilities(logits), labels)
-    weights = balance_weights(labels, np.full(logits.shape[1], 1 / logits.shape[1]))
-    scaling = fit_vector(logits, labels, weights)
-    return float(np.average(log_losses(scaling.probabilities(logits), labels), weights=weights))
 
 
 def _judge_epoch(state: _State, average: nn.Module, settings: FineTuneSettings) -> None:

@@ -6,7 +6,6 @@ import datetime
 import platform
 import secrets
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +24,9 @@ from rentgen.evaluate.judge import GALLERY, Judgement, judge, judge_again
 from rentgen.evaluate.metrics import choose_operating_points, positive_class
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.extractors import Extractor, cached_graph, openvino_extractor, torch_extractor
-from rentgen.learn.features import FeatureStore, Film, extract, view_key
 from rentgen.learn.finetune import RateSearch, find_rate
+from rentgen.learn.frozen import Start
 from rentgen.learn.graph import build_graph
-from rentgen.learn.head import Features, Head, train_head
 from rentgen.learn.knowing import admit_bf16, know, measure_sets
 from rentgen.learn.members import Member, plan_member, read_part, train_members
 from rentgen.learn.parts import Shared, share_out
@@ -39,7 +36,6 @@ from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Audit,
     Card,
-    Epoch,
     History,
     Listing,
     Precision,
@@ -116,11 +112,12 @@ class Training:
     trust: Trust | None
 
 
-def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
+def train(plan: TrainingPlan, *, shared: Shared | None = None, progress: Progress | None = None) -> Training:
     """Train, export, judge and write a bundle.
 
     Args:
         plan: what to train.
+        shared: the plan's films, where they were read and shared out before.
         progress: called at stages `backbone`, `audit`, `features`, `head`, `films`, `finetune`, `domain`,
             `predictions`, `stress`, `shortcuts` and `heat maps`, as far as the recipe has them.
 
@@ -129,7 +126,7 @@ def train(plan: TrainingPlan, *, progress: Progress | None = None) -> Training:
         WeightsError: the backbone's weights cannot be had or do not fit.
         BundleError: the bundle cannot be written.
     """
-    start, shared = _begin(plan, progress)
+    start, shared = _begin(plan, progress, shared)
     recipe, backbone = start.recipe, start.backbone
     listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
     salt = secrets.token_hex(16)
@@ -184,21 +181,7 @@ def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> Rate
         return find_rate(task, progress=progress)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Start:
-    """The pretrained network, and the recipe with its name in it."""
-
-    recipe: Recipe
-    backbone: Backbone
-
-    def train_head(self, shared: Shared, cache: Path, progress: Progress | None, pool: Pool) -> tuple[Head, History]:
-        """Return the head on cached features, and how its training went."""
-        size = (self.recipe.preprocessing.height, self.recipe.preprocessing.width)
-        extractor = _extractor(self.recipe, self.backbone, cached_graph(self.backbone, size, cache))
-        return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress, pool)
-
-
-def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, Shared]:
+def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None = None) -> tuple[Start, Shared]:
     """Return what training starts from, after trying first what can fail at once.
 
     A place that cannot be written or weights that are not there should cost no audit.
@@ -214,7 +197,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, Share
     recipe = recipe.change("backbone", name=backbone.name)
     if progress is not None:
         progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
-    shared = share_out(
+    shared = shared or share_out(
         plan.data,
         recipe.data,
         test=plan.test,
@@ -224,78 +207,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None) -> tuple[_Start, Share
         pool=plan.pool,
     )
     plan.cache.mkdir(parents=True, exist_ok=True)
-    return _Start(recipe, backbone), shared
-
-
-def _extractor(recipe: Recipe, backbone: Backbone, graph: bytes) -> Extractor:
-    engine = recipe.backbone.engine
-    if engine == "auto":
-        engine = "torch" if torch.cuda.is_available() else "openvino"
-    if engine == "torch":
-        return torch_extractor(backbone)
-    return openvino_extractor(graph, backbone, Precision(recipe.backbone.precision))
-
-
-def _train_head(
-    listing: Listing,
-    hashes: Mapping[Path, str],
-    extractor: Extractor,
-    recipe: Recipe,
-    cache: Path,
-    progress: Progress | None,
-    pool: Pool,
-) -> tuple[Head, History]:
-    films = [
-        Film(record.path, hashes[record.path], recipe.augment.views if record.split is Split.TRAIN else 0)
-        for record in listing.records
-    ]
-    store = extract(
-        films,
-        extractor,
-        recipe.preprocessing,
-        recipe.augment,
-        cache=cache,
-        seed=recipe.head.seed,
-        progress=progress,
-        pool=pool,
-    )
-
-    def report(epoch: int, figures: Mapping[str, Epoch]) -> None:
-        if progress is not None:
-            now = figures["validation"]
-            progress("head", epoch + 1, recipe.head.epochs, f"loss {now.loss:.3f}, accuracy {now.accuracy:.3f}")
-
-    with tempfile.TemporaryDirectory(dir=cache, prefix="gathered-") as scratch:
-        parts = {part: _features(store, listing, hashes, part, recipe, Path(scratch)) for part in Split}
-        test = parts[Split.TEST]
-        head, history = train_head(
-            parts[Split.TRAIN],
-            parts[Split.VALIDATION],
-            recipe.head,
-            classes=len(listing.classes),
-            test=test if len(test) else None,
-            progress=report,
-        )
-    if progress is not None:
-        epochs = len(history.parts["train"])
-        progress("head", epochs, epochs, f"kept epoch {history.best_epoch + 1}, the lowest validation loss")
-    return head, history
-
-
-def _features(
-    store: FeatureStore, listing: Listing, hashes: Mapping[Path, str], part: Split, recipe: Recipe, scratch: Path
-) -> Features:
-    records = select(listing, part).records
-    views = recipe.augment.views if part is Split.TRAIN else 0
-    return Features(
-        views=tuple(
-            store.gather(
-                [view_key(hashes[item.path], view, recipe.augment, recipe.head.seed) for item in records], scratch
-            )
-            for view in range(views + 1)
-        ),
-        labels=truth_of(records, listing.classes, listing.task),
-    )
+    return Start(recipe, backbone), shared
 
 
 def _card(
