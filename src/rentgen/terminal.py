@@ -42,6 +42,7 @@ STAGES = {
     "head": "Training (epochs)",
     "predictions": "Predicting",
     "download": "Downloading",
+    "fetch": "Fetching",
     "films": "Films",
     "finetune": "Fine-tuning (steps)",
     "find-lr": "Trying rates",

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rentgen.cli.options import DataArgument, FindingsOption, JsonOption, PatternOption, data_app, split_names
+from rentgen.cli.places import placed
 from rentgen.cli.ray import RayCommand, RayOption, open_pool
 from rentgen.errors import SettingError
 from rentgen.terminal import out, progress_bars, write_json
@@ -72,6 +73,7 @@ def data_get(
 
 
 @data_app.command("audit", cls=RayCommand)
+@placed(inputs=("data",), outputs=("json_file",))
 def data_audit(
     data: DataArgument,
     json_file: JsonOption = None,

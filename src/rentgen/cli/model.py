@@ -25,6 +25,7 @@ from rentgen.cli.options import (
     now,
     open_predictor,
 )
+from rentgen.cli.places import placed
 from rentgen.cli.ray import RayCommand, RayOption, open_pool
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
@@ -65,6 +66,7 @@ def root(
 
 
 @app.command(cls=RayCommand)
+@placed(inputs=("bundle", "data"), outputs=("report", "json_file"))
 def evaluate(
     bundle: BundleArgument,
     data: DataArgument,
@@ -189,6 +191,7 @@ def _probe(
 
 
 @app.command(cls=RayCommand)
+@placed(inputs=("bundle", "paths"), outputs=("json_file", "heatmaps"))
 def predict(
     bundle: BundleArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Films, or folders of films.")],

@@ -21,6 +21,7 @@ from rentgen.cli.options import (
     now,
     split_names,
 )
+from rentgen.cli.places import placed
 from rentgen.cli.ray import RayCommand, RayOption, open_pool
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER
@@ -87,6 +88,7 @@ def demo(
 
 
 @app.command(cls=RayCommand)
+@placed(inputs=("data", "test", "weights"), outputs=("destination", "report"), cache="cache")
 def train(
     data: DataArgument,
     destination: Annotated[Path, typer.Option("--out", metavar="FILE.rentgen", help="The bundle to write.")],

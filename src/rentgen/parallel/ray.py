@@ -9,6 +9,7 @@ is a result like another: it is raised in the driver, where that of its item wou
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import platform
@@ -35,6 +36,8 @@ MAX_BLOCKS = 10_000
 """Items travel in so many parcels at most; the driver keeps a reference to each."""
 BLOCK_BYTES = 4 << 20
 """Results travel in parcels of about so much."""
+LED_ROWS = 8
+"""Results that a driver outside of the cluster asks for at a time."""
 SAME = ("rentgen", "numpy", "openvino", "pillow", "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "python-gdcm")
 """What reads, prepares and computes: other versions in a worker could give other values under the same key."""
 
@@ -108,8 +111,11 @@ class Ray:
         if not parcels:
             return
         connect(self.address)
+        import ray
+
+        pipeline = _led_there if ray.util.client.ray.is_connected() else _pipeline
         with _translated(self.address):
-            rows = _pipeline(work, parcels, self.store_bytes)
+            rows = pipeline(replace(work, here=None), parcels, self.store_bytes)
             try:
                 for row in rows:
                     yield _unpack(row["result"])
@@ -179,7 +185,6 @@ def _pipeline(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], stor
     blocks = max(1, min(len(parcels) // work.grain, MAX_BLOCKS))
     have = ray.cluster_resources()
     places = int(have.get("GPU", 0) if work.gpus else have.get("CPU", 0)) or 1
-    sent = replace(work, here=None)
     # What ends a run is told by the error that it raises.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -197,13 +202,36 @@ def _pipeline(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], stor
             context.execution_options.resource_limits = ExecutionResources(object_store_memory=store_bytes)
         data = data.map(
             _Worker,
-            fn_constructor_args=(sent, os.getcwd(), _versions()),
+            fn_constructor_args=(work, os.getcwd(), _versions()),
             compute=ActorPoolStrategy(min_size=1, max_size=blocks, initial_size=min(places, blocks)),
             num_cpus=None if work.gpus else 1,
             num_gpus=work.gpus or None,
             max_task_retries=TASK_RETRIES,
         )
         return iter(data.iter_rows())
+
+
+class _Leader:
+    """A process in the cluster that leads a pipeline for a driver outside of it."""
+
+    def __init__(self, work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], store_bytes: int | None) -> None:
+        self._rows = _pipeline(work, parcels, store_bytes)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the next rows; none where there are no more."""
+        return list(itertools.islice(self._rows, LED_ROWS))
+
+
+def _led_there(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], store_bytes: int | None) -> Any:  # noqa: ANN401
+    """Yield the rows of the results, in order, where Ray Data cannot run in this process: behind `ray://`."""
+    import ray
+
+    leader = ray.remote(num_cpus=0)(_Leader).remote(work, parcels, store_bytes)
+    try:
+        while rows := ray.get(leader.take.remote()):
+            yield from rows
+    finally:
+        ray.kill(leader)
 
 
 def _unpack(result: _Parcel | _Failure) -> Any:  # noqa: ANN401
