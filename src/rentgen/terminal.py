@@ -40,6 +40,7 @@ STAGES = {
     "audit": "Auditing films",
     "features": "Computing features",
     "head": "Training (epochs)",
+    "trials": "Trying heads",
     "predictions": "Predicting",
     "download": "Downloading",
     "fetch": "Fetching",

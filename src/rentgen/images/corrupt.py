@@ -129,17 +129,18 @@ def corrupt(image: UInt8, name: str, rng: np.random.Generator) -> UInt8:
     return CORRUPTIONS[name](image, rng)
 
 
-def stress(images: UInt8, *, seed: int = 0) -> UInt8:
+def stress(images: UInt8, *, seed: int = 0, first: int = 0) -> UInt8:
     """Return each film after one of the corruptions, in turn: a set as large as the first, and harder.
 
     Args:
         images: (N, height, width).
         seed: of the corruptions that draw.
+        first: number of the first film, where these are a part of a larger set.
     """
     names = tuple(CORRUPTIONS)
     return np.stack(
         [
             corrupt(image, names[number % len(names)], np.random.default_rng((seed, number)))
-            for number, image in enumerate(images)
+            for number, image in enumerate(images, first)
         ]
     )

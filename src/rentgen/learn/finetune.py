@@ -178,7 +178,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
             state.seen.clear()
             for name, part in task.parts.items():
                 if name != "train":
-                    answers = _answer(average, part, arithmetic)
+                    answers = answer(average, part, arithmetic)
                     state.parts[name].append(objective.figures(answers, torch.from_numpy(part.labels)))
                     state.choice[name] = calibrated_loss(answers.numpy(), part.labels)
             _judge_epoch(state, average, settings)
@@ -323,8 +323,8 @@ def _arithmetic(precision: str, device: torch.device) -> tuple[torch.amp.GradSca
     return scaler, lambda: torch.autocast(device.type, dtype=half)
 
 
-def _answer(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any]) -> Tensor:
-    """Return the logits (films, classes) of a part."""
+def answer(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any] = nullcontext) -> Tensor:
+    """Return the logits (films, classes) of a part, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     logits = []

@@ -6,6 +6,7 @@ import datetime
 import platform
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -112,12 +113,19 @@ class Training:
     trust: Trust | None
 
 
-def train(plan: TrainingPlan, *, shared: Shared | None = None, progress: Progress | None = None) -> Training:
+def train(
+    plan: TrainingPlan,
+    *,
+    shared: Shared | None = None,
+    fitted: tuple[Sequence[Member], History] | None = None,
+    progress: Progress | None = None,
+) -> Training:
     """Train, export, judge and write a bundle.
 
     Args:
         plan: what to train.
         shared: the plan's films, where they were read and shared out before.
+        fitted: what was trained by the plan's recipe on those films before, and how that went.
         progress: called at stages `backbone`, `audit`, `features`, `head`, `films`, `finetune`, `domain`,
             `predictions`, `stress`, `shortcuts` and `heat maps`, as far as the recipe has them.
 
@@ -131,15 +139,18 @@ def train(plan: TrainingPlan, *, shared: Shared | None = None, progress: Progres
     listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
-    head, history = start.train_head(shared, plan.cache, progress, plan.pool)
+    if fitted is None:
+        head, history = start.train_head(shared, plan.cache, progress, plan.pool)
+        members = [Member(backbone, head)]
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
             part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress, plan.pool)
             for part in Split
             if part is not Split.TRAIN or recipe.finetune.epochs or recipe.answer.kept
         }
-        members = [Member(backbone, head)]
-        if recipe.finetune.epochs:
+        if fitted is not None:
+            members, history = list(fitted[0]), fitted[1]
+        elif recipe.finetune.epochs:
             members, history = train_members(recipe, members[0], parts, plan.cache, progress)
         model, golden = build_graph(recipe, backbone, members, parts, plan.cache, progress)
         draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)

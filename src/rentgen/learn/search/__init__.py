@@ -1,0 +1,1 @@
+"""Choosing backbone, preprocessing, head and training of them under a time budget."""
