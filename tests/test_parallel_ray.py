@@ -39,7 +39,7 @@ from rentgen.errors import (
 from rentgen.learn.members import read_part
 from rentgen.learn.training import TrainingPlan, train
 from rentgen.parallel.pool import HERE, Work
-from rentgen.parallel.ray import Ray, _Failure, _Parcel, _versions, _Worker, connect
+from rentgen.parallel.ray import Ray, _Failure, _led_there, _Order, _Parcel, _versions, _Worker, connect
 from rentgen.records import Split
 
 
@@ -145,6 +145,9 @@ def test_predictions_and_audit_are_those_made_here(
     ):
         here = run(*command)
         assert "broken.png" in here
+        if command[0] == "data":
+            # As from outside of the cluster, behind ray://, where another process leads.
+            monkeypatch.setattr("rentgen.parallel.ray._pipeline", _led_there)
         assert run(*command, "--ray") == here
         assert all(json.loads(line) for line in here.splitlines()[: command[0] == "predict"])
 
@@ -209,7 +212,7 @@ def test_a_worker_that_could_answer_otherwise_says_why_and_does_not_answer(tmp_p
         (own | {"absent": "1"}, r"absent missing \(here 1\)"),
         (own, "does not see the films' folder"),
     ):
-        answer = _Worker(work, str(tmp_path), versions)({"item": _Parcel(1)})["result"]
+        answer = _Worker(_Order(work, str(tmp_path), versions, None))({"item": _Parcel(1)})["result"]
         assert isinstance(answer, _Failure)
         assert isinstance(answer.error, PeerError)
         assert re.search(told, str(answer.error))

@@ -115,7 +115,7 @@ class Ray:
 
         pipeline = _led_there if ray.util.client.ray.is_connected() else _pipeline
         with _translated(self.address):
-            rows = pipeline(replace(work, here=None), parcels, self.store_bytes)
+            rows = pipeline(_Order(replace(work, here=None), os.getcwd(), _versions(), self.store_bytes), parcels)
             try:
                 for row in rows:
                     yield _unpack(row["result"])
@@ -131,6 +131,16 @@ class _Parcel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Order:
+    """What a driver wants done, and where and by what it stands itself."""
+
+    work: Work[Any, Any, Any]
+    folder: str
+    versions: Mapping[str, str]
+    store_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Failure:
     """What the work raised."""
 
@@ -140,12 +150,13 @@ class _Failure:
 class _Worker:
     """A process of Ray's with the work's state open in it."""
 
-    def __init__(self, work: Work[Any, Any, Any], folder: str, versions: Mapping[str, str]) -> None:
+    def __init__(self, order: _Order) -> None:
+        work = order.work
         self._work = work
         self._state: Any = None
         self._failure: Exception | None = None
         try:
-            _check_same(versions)
+            _check_same(order.versions)
             if work.folder is not None and not work.folder.is_dir():
                 raise PeerError(
                     f"The Ray worker on {platform.node()} does not see the films' folder. Mount it on every node under "
@@ -153,7 +164,7 @@ class _Worker:
                 )
             # Relative paths mean the same as in the driver.
             with contextlib.suppress(OSError):
-                os.chdir(folder)
+                os.chdir(order.folder)
             self._state = work.open(1)
         except Exception as error:
             # Raised here, Ray would only say that the worker died.
@@ -177,11 +188,12 @@ def _import() -> Any:  # noqa: ANN401
     return ray
 
 
-def _pipeline(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], store_bytes: int | None) -> Any:  # noqa: ANN401
+def _pipeline(order: _Order, parcels: list[dict[str, _Parcel]]) -> Any:  # noqa: ANN401
     """Return an iterator over the rows of the results, in order."""
     import ray
     from ray.data import ActorPoolStrategy, ExecutionResources
 
+    work = order.work
     blocks = max(1, min(len(parcels) // work.grain, MAX_BLOCKS))
     have = ray.cluster_resources()
     places = int(have.get("GPU", 0) if work.gpus else have.get("CPU", 0)) or 1
@@ -198,11 +210,11 @@ def _pipeline(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], stor
         context.target_max_block_size = BLOCK_BYTES
         context.max_errored_blocks = 0
         context.execution_options.preserve_order = True
-        if store_bytes is not None:
-            context.execution_options.resource_limits = ExecutionResources(object_store_memory=store_bytes)
+        if order.store_bytes is not None:
+            context.execution_options.resource_limits = ExecutionResources(object_store_memory=order.store_bytes)
         data = data.map(
             _Worker,
-            fn_constructor_args=(work, os.getcwd(), _versions()),
+            fn_constructor_args=(order,),
             compute=ActorPoolStrategy(min_size=1, max_size=blocks, initial_size=min(places, blocks)),
             num_cpus=None if work.gpus else 1,
             num_gpus=work.gpus or None,
@@ -214,19 +226,19 @@ def _pipeline(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], stor
 class _Leader:
     """A process in the cluster that leads a pipeline for a driver outside of it."""
 
-    def __init__(self, work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], store_bytes: int | None) -> None:
-        self._rows = _pipeline(work, parcels, store_bytes)
+    def __init__(self, order: _Order, parcels: list[dict[str, _Parcel]]) -> None:
+        self._rows = _pipeline(order, parcels)
 
     def take(self) -> list[dict[str, Any]]:
         """Return the next rows; none where there are no more."""
         return list(itertools.islice(self._rows, LED_ROWS))
 
 
-def _led_there(work: Work[Any, Any, Any], parcels: list[dict[str, _Parcel]], store_bytes: int | None) -> Any:  # noqa: ANN401
+def _led_there(order: _Order, parcels: list[dict[str, _Parcel]]) -> Any:  # noqa: ANN401
     """Yield the rows of the results, in order, where Ray Data cannot run in this process: behind `ray://`."""
     import ray
 
-    leader = ray.remote(num_cpus=0)(_Leader).remote(work, parcels, store_bytes)
+    leader = ray.remote(num_cpus=0)(_Leader).remote(order, parcels)
     try:
         while rows := ray.get(leader.take.remote()):
             yield from rows
