@@ -32,7 +32,8 @@ from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.features import Film, cached_graph, extract, openvino_extractor, view_key
+from rentgen.learn.extractors import cached_graph, openvino_extractor
+from rentgen.learn.features import Film, extract, view_key
 from rentgen.learn.head import Features, initial_weights, train_head
 from rentgen.learn.settings import AugmentSettings, HeadSettings
 from rentgen.parallel.local import cores

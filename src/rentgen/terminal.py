@@ -43,6 +43,7 @@ STAGES = {
     "trials": "Trying heads",
     "predictions": "Predicting",
     "download": "Downloading",
+    "fetch": "Fetching",
     "films": "Films",
     "finetune": "Fine-tuning (steps)",
     "find-lr": "Trying rates",

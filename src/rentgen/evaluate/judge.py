@@ -17,6 +17,7 @@ from rentgen.evaluate.intervals import RESAMPLES
 from rentgen.evaluate.measure import evaluate
 from rentgen.images.overlay import encode_png, overlay, thumbnail
 from rentgen.images.read import read
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Card,
     Evaluation,
@@ -63,6 +64,7 @@ def judge(
     resamples: int = RESAMPLES,
     gallery: int = GALLERY,
     progress: Progress | None = None,
+    pool: Pool = HERE,
 ) -> Judgement:
     """Return what a bundle does on a labelled set.
 
@@ -76,13 +78,14 @@ def judge(
         resamples: of the patients.
         gallery: how many mistakes, and how many examples, to draw; 0 for none.
         progress: stage `predictions`, films done, films in all.
+        pool: who predicts.
 
     Raises:
         DataError: a film without label or with one that the bundle does not know; no film could be read.
     """
     listing = _fit_labels(listing, predictor.card)
     predictions: list[Prediction] = []
-    for prediction in predictor.predict_many(record.path for record in listing.records):
+    for prediction in predictor.predict_many((record.path for record in listing.records), pool=pool):
         predictions.append(prediction)
         if progress is not None:
             progress("predictions", len(predictions), len(listing))

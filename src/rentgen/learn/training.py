@@ -33,6 +33,7 @@ from rentgen.learn.members import Member, plan_member, read_part, train_members
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
 from rentgen.learn.trust import Trust, probe
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Audit,
     Card,
@@ -74,6 +75,7 @@ class TrainingPlan:
         command: that is noted in the card.
         findings: of a table of several findings, those to learn; all of them by default.
         probed: find out, too, how the model bears worse films, where it looks, and what its heat maps are worth.
+        pool: who reads films, computes features and predicts.
     """
 
     data: Path
@@ -87,6 +89,7 @@ class TrainingPlan:
     command: str = ""
     findings: tuple[str, ...] = ()
     probed: bool = True
+    pool: Pool = HERE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,11 +140,11 @@ def train(
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
     if fitted is None:
-        head, history = start.train_head(shared, plan.cache, progress)
+        head, history = start.train_head(shared, plan.cache, progress, plan.pool)
         members = [Member(backbone, head)]
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
-            part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress)
+            part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress, plan.pool)
             for part in Split
             if part is not Split.TRAIN or recipe.finetune.epochs or recipe.answer.kept
         }
@@ -173,10 +176,18 @@ def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> Rate
     start, shared = _begin(plan, progress)
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
-            part: read_part(shared.listing, part, shared.examined.hashes, recipe.preprocessing, Path(scratch), progress)
+            part: read_part(
+                shared.listing,
+                part,
+                shared.examined.hashes,
+                recipe.preprocessing,
+                Path(scratch),
+                progress,
+                plan.pool,
+            )
             for part in Split
         }
-        head, _ = start.train_head(shared, plan.cache, progress)
+        head, _ = start.train_head(shared, plan.cache, progress, plan.pool)
         task = plan_member(recipe, 0, Member(start.backbone, head), parts, plan.cache)
         return find_rate(task, progress=progress)
 
@@ -205,6 +216,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None 
         patient_pattern=plan.patient_pattern,
         findings=plan.findings,
         progress=progress,
+        pool=plan.pool,
     )
     plan.cache.mkdir(parents=True, exist_ok=True)
     return Start(recipe, backbone), shared
@@ -246,7 +258,11 @@ def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress
     test_part = replace(select(listing, Split.TEST), patient_source=shared.test_source)
     gallery = 0 if len(test_part) else GALLERY
     chooser = judge(
-        Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), gallery=gallery, progress=progress
+        Predictor(draft, precision=Precision.F32),
+        select(listing, Split.VALIDATION),
+        gallery=gallery,
+        progress=progress,
+        pool=plan.pool,
     )
     pairs = [
         (record, prediction)
@@ -265,7 +281,9 @@ def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress
     if draft.card.task is Task.MULTILABEL:
         # A finding's recall is that at its own operating point, which was not there before.
         chooser = judge_again(Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), chooser)
-    test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress) if len(test_part) else None
+    test = None
+    if len(test_part):
+        test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress, pool=plan.pool)
     card = replace(
         draft.card,
         validation=chooser.evaluation.to_dict(),
