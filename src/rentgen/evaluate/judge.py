@@ -83,7 +83,7 @@ def judge(
     Raises:
         DataError: a film without label or with one that the bundle does not know; no film could be read.
     """
-    listing = _fit_labels(listing, predictor.card)
+    listing = fit_labels(listing, predictor.card)
     predictions: list[Prediction] = []
     for prediction in predictor.predict_many((record.path for record in listing.records), pool=pool):
         predictions.append(prediction)
@@ -112,7 +112,7 @@ def judge_again(
         seed: of the bootstrap.
         resamples: of the patients.
     """
-    fitted = _fit_labels(listing, predictor.card)
+    fitted = fit_labels(listing, predictor.card)
     return replace(judgement, evaluation=_evaluate(predictor, fitted, judgement.predictions, seed, resamples))
 
 
@@ -138,7 +138,7 @@ def select_part(listing: Listing, predictor: Predictor, part: Split, hashes: Map
     return replace(listing, records=chosen)
 
 
-def _fit_labels(listing: Listing, card: Card) -> Listing:
+def fit_labels(listing: Listing, card: Card) -> Listing:
     """Return the films with labels that the bundle knows, in its order.
 
     Raises:

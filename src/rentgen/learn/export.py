@@ -78,7 +78,7 @@ def export_members(members: Sequence[Backbone], size: tuple[int, int], domain: n
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing.")
     model = _strip(program.model_proto)
-    _merge_repeats(model)
+    merge_repeats(model)
     graph: bytes = model.SerializeToString()
     return graph
 
@@ -261,7 +261,7 @@ def _at_each_place(gradient: Tensor, feature_map: Tensor) -> Tensor:
     return gradient[:, :, None, None] / (feature_map.shape[2] * feature_map.shape[3])
 
 
-def _merge_repeats(model: onnx.ModelProto) -> None:
+def merge_repeats(model: onnx.ModelProto) -> None:
     """Make what is computed twice from the same things stand once: equal constants, then equal nodes, from the top."""
     graph = model.graph
     instead: dict[str, str] = {}

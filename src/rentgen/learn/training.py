@@ -21,18 +21,19 @@ from rentgen.bundle import Bundle
 from rentgen.data.split import certify, select
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import MissingExtraError
-from rentgen.evaluate.judge import GALLERY, Judgement, judge, judge_again
-from rentgen.evaluate.metrics import choose_operating_points, positive_class
+from rentgen.evaluate.judge import Judgement
+from rentgen.evaluate.metrics import positive_class
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.finetune import RateSearch, find_rate
 from rentgen.learn.frozen import Start
 from rentgen.learn.graph import build_graph
+from rentgen.learn.judging import judge_parts
 from rentgen.learn.knowing import admit_bf16, know, measure_sets
 from rentgen.learn.members import Member, plan_member, read_part, train_members
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
-from rentgen.learn.trust import Trust, probe
+from rentgen.learn.trust import Trust
 from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Audit,
@@ -43,7 +44,6 @@ from rentgen.records import (
     Progress,
     Split,
     Task,
-    truth_of,
 )
 
 try:
@@ -256,49 +256,14 @@ def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress
     listing = shared.listing
     # Patients of a test set of its own are known by its own means.
     test_part = replace(select(listing, Split.TEST), patient_source=shared.test_source)
-    gallery = 0 if len(test_part) else GALLERY
-    chooser = judge(
-        Predictor(draft, precision=Precision.F32),
+    judged = judge_parts(
+        draft,
         select(listing, Split.VALIDATION),
-        gallery=gallery,
-        progress=progress,
+        test_part,
+        probed=plan.probed,
         pool=plan.pool,
+        progress=progress,
     )
-    pairs = [
-        (record, prediction)
-        for record, prediction in zip(chooser.records, chooser.predictions, strict=True)
-        if prediction.label is not None
-    ]
-    points = choose_operating_points(
-        np.array([list(prediction.probabilities.values()) for _, prediction in pairs]),
-        truth_of([record for record, _ in pairs], draft.card.classes, draft.card.task),
-        draft.card.classes,
-        rng=np.random.default_rng(0),
-        patients=[record.patient for record, _ in pairs],
-        positive=draft.card.positive,
-    )
-    draft = replace(draft, card=replace(draft.card, operating_points=points))
-    if draft.card.task is Task.MULTILABEL:
-        # A finding's recall is that at its own operating point, which was not there before.
-        chooser = judge_again(Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), chooser)
-    test = None
-    if len(test_part):
-        test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress, pool=plan.pool)
-    card = replace(
-        draft.card,
-        validation=chooser.evaluation.to_dict(),
-        test=None if test is None else test.evaluation.to_dict(),
-    )
-    trust = None
-    if plan.probed:
-        looked_at = test_part if len(test_part) else select(listing, Split.VALIDATION)
-        trust = probe(Predictor(draft, precision=Precision.F32), looked_at, progress)
-        card = replace(
-            card,
-            robustness=trust.robustness.to_dict(),
-            shortcuts=trust.shortcuts.to_dict(),
-            heat_maps=trust.heat_maps.to_dict(),
-        )
-    final = replace(draft, card=card)
+    final = replace(draft, card=judged.card)
     final = replace(final, bundle_id=bundles.write(plan.out, final))
-    return Training(final, listing, shared.audit, chooser, test, trust)
+    return Training(final, listing, shared.audit, judged.validation, judged.test, judged.trust)
