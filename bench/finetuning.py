@@ -22,9 +22,10 @@ import torch
 from rentgen.images.phantom import golden_films
 from rentgen.images.prepare import fit
 from rentgen.learn import backbones
-from rentgen.learn.finetune import find_stages, keep_memory
+from rentgen.learn.finetune import keep_memory
 from rentgen.learn.settings import ShiftSettings
 from rentgen.learn.shift import shift_batch
+from rentgen.learn.stages import find_stages
 from rentgen.records import Preprocessing, Radiograph
 
 

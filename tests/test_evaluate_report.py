@@ -6,157 +6,37 @@ import dataclasses
 import json
 import re
 import sys
-import tomllib
-from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from reports import (
+    HISTORY,
+    HOSTILE,
+    PIXEL,
+    Page,
+    make_card,
+    make_evaluation,
+    make_report,
+    refuse,
+    with_evaluation,
+)
 
 from rentgen.errors import MissingExtraError
 from rentgen.evaluate import plots, wording
-from rentgen.evaluate.explain import Grade, HeatMapGrade
 from rentgen.evaluate.measure import evaluate
-from rentgen.evaluate.metrics import choose_operating_points
-from rentgen.evaluate.rendering import escape_markdown, fence_markdown, to_toml
-from rentgen.evaluate.report import FAILED_SHOWN, Report, render_html, render_json, render_markdown, write
-from rentgen.evaluate.shortcuts import Example, Probe, Shortcuts
-from rentgen.evaluate.stress import Robustness, Row
+from rentgen.evaluate.report import FAILED_SHOWN, render_html, render_json, render_markdown, write
 from rentgen.records import (
     DISCLAIMER,
-    Audit,
-    Calibration,
     Card,
-    Conformal,
     Curve,
-    Domain,
-    Epoch,
-    Evaluation,
     History,
-    Interval,
     Leak,
     Mistake,
     PatientSource,
-    Preprocessing,
 )
-
-HOSTILE = '<script>alert("x")</script>|`**a**`\n# b.png'
-EPOCHS = tuple(Epoch(1 / i, 1 - 0.3 / i, 1 - 0.4 / i, 1 - 0.35 / i) for i in range(1, 6))
-HISTORY = History(dict.fromkeys(("train", "validation", "test"), EPOCHS), 4, 12.5)
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc33"
-    "0000000049454e44ae426082"
-)
-
-
-@cache
-def make_evaluation(count: int = 2, n: int = 150) -> Evaluation:
-    rng = np.random.default_rng(count)
-    classes = ("normal", "covid", "tuberculosis")[:count]
-    labels = rng.integers(count, size=n)
-    odds = np.exp(rng.normal(size=(n, count)) + 2 * np.eye(count)[labels])
-    scores = odds / odds.sum(axis=1, keepdims=True)
-    patients = [str(i // 2) for i in range(n)]
-    points = choose_operating_points(scores, labels, classes, rng=rng, patients=patients, resamples=50)
-    leak = Leak(0, 0, PatientSource.CSV)
-    return evaluate(scores, labels, patients, classes, rng=rng, operating_points=points, resamples=50, leak=leak)
-
-
-def make_card(count: int = 2, **changes: Any) -> Card:  # noqa: ANN401
-    found = make_evaluation(count)
-    counts = {part: dict.fromkeys(found.classes, 40) for part in ("train", "validation", "test")}
-    card = Card(
-        name="little-model",
-        created="2025-06-01T10:00:00Z",
-        classes=found.classes,
-        positive=found.positive,
-        preprocessing=Preprocessing(),
-        backbone={"name": "resnet50", "weights": "ImageNet", "features": 2048},
-        recipe={"seed": 7, "head": {"hidden": 256, "dropout": 0.5}},
-        history=History({}, 0, 0.0),
-        operating_points=found.operating_points,
-        validation=found.to_dict(),
-        test=found.to_dict(),
-        counts=counts,
-        audit=make_audit().summary(),
-        intended_use="Research on chest films.",
-        licences=("Images: CC BY 4.0",),
-        software={"rentgen": "0.1.0"},
-        command="rentgen train films --out little.rentgen",
-    )
-    return dataclasses.replace(card, **changes)
-
-
-def make_audit() -> Audit:
-    counts = {"all": {"normal": 80, "covid": 70}}
-    return Audit(
-        n=150,
-        unreadable={},
-        pairs=(),
-        counts=counts,
-        patients={"all": 75},
-        patient_source=PatientSource.CSV,
-        shared_patients=0,
-        heights=(100, 200, 300),
-        widths=(110, 210, 310),
-        formats={"png": 150},
-        shortcuts={"width": 0.91, "mean": 0.55, "height": 0.7},
-        findings=("Width alone tells the classes apart.",),
-    )
-
-
-def make_report(count: int = 2, **changes: Any) -> Report:  # noqa: ANN401
-    mistake = Mistake("films/a.png", "normal", "covid", 0.987, PIXEL, PIXEL)
-    report = Report(
-        card=make_card(count),
-        evaluation=make_evaluation(count),
-        title="Little report",
-        data_path="films/test",
-        command="rentgen evaluate little.rentgen films/test",
-        created="2025-06-02T08:00:00Z",
-        audit=make_audit(),
-        mistakes=(mistake,),
-    )
-    return dataclasses.replace(report, **changes)
-
-
-def with_evaluation(count: int = 2, **changes: Any) -> Report:  # noqa: ANN401
-    return make_report(count, evaluation=dataclasses.replace(make_evaluation(count), **changes))
-
-
-class Page(HTMLParser):
-    """Collects tags, identifiers, links and text, and checks that tags close."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.stack: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def refuse(constant: str) -> None:
-    raise AssertionError(f"{constant} is not JSON")
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -395,27 +275,6 @@ def test_drawing_leaves_global_settings_alone() -> None:
     assert plots.counts_figure({"all": {"a": 3}}).startswith("<svg")
 
 
-def test_markdown_is_escaped_and_fenced() -> None:
-    assert escape_markdown("a|b\n<c>*") == "a\\|b \\<c\\>\\*"
-    assert fence_markdown("x ``` y") == "````\nx ``` y\n````"
-
-
-def test_toml_reads_back() -> None:
-    recipe = {
-        "seed": 7,
-        "name": 'a "quoted" name',
-        "odd key": True,
-        "none": None,
-        "rates": [0.1, 1e-05],
-        "head": {"hidden": 256, "deep": {"x": [{"y": 1}]}},
-        "empty": {},
-        "path": Path("x"),
-        "endless": float("inf"),
-    }
-    expected = {key: value for key, value in recipe.items() if value is not None} | {"path": "x"}
-    assert tomllib.loads(to_toml(recipe)) == expected
-
-
 @pytest.mark.parametrize(
     ("share", "text"),
     [(0.954, "95"), (0.999, "99.9"), (1.0, "100"), (0.0, "0"), (0.001, "0.1"), (None, "not measurable")],
@@ -428,155 +287,3 @@ def test_worth_of_a_positive_answer() -> None:
     assert wording.predictive_value(0.9, 0.9, 0.1) == "50"
     assert wording.predictive_value(0.0, 1.0, 0.1) == wording.UNKNOWN
     assert wording.predictive_value(None, 1.0, 0.1) == wording.UNKNOWN
-
-
-def interval(value: float | None) -> dict[str, float | None]:
-    spread = None if value is None else 0.02
-    return {
-        "value": value,
-        "low": None if value is None or spread is None else value - spread,
-        "high": None if value is None or spread is None else value + spread,
-    }
-
-
-def stress_values(area: float | None = 0.9) -> dict[str, Any]:
-    rows = [
-        {"name": name, "n": 40, "patients": 20}
-        | {metric: interval(value) for metric, value in (("accuracy", 0.8), ("auroc", area), ("ece", 0.05))}
-        for name in ("none", "darker", "noise")
-    ]
-    return {
-        "n": 40,
-        "patients": 20,
-        "resamples": 10,
-        "rows": rows,
-        "mean": {metric: rows[1][metric] for metric in ("accuracy", "auroc", "ece")},
-        "worst": "noise",
-        "groups": [rows[0] | {"name": "A: darker, soft"}],
-    }
-
-
-def shortcut_values(passed: bool | None, found: float = 0.95) -> dict[str, Any]:
-    def probe(name: str, about: str, passes: bool | None) -> dict[str, Any]:
-        row = {"name": name, "about": about, "measure": "auroc", "limit": "below 0.75", "passes": passes}
-        return row | interval(0.9) | {"meaning": "What it means."}
-
-    probes = [probe("thorax hidden", "model", passed), probe("grey levels", "set", passed)]
-    return {"n": 40, "patients": 20, "resamples": 10, "thorax_found": found, "maps": 30, "passed": passed} | {
-        "probes": probes
-    }
-
-
-def heat_values(grade: str = "passed") -> dict[str, Any]:
-    names = ("map", "random", "centre")
-    return {
-        "grade": grade,
-        "reasons": ["A reason."],
-        "n": 30,
-        "empty": 10,
-        "patients": 20,
-        "scores": {
-            name: {"deletion": interval(0.4), "insertion": interval(0.6)}
-            | ({} if name == "map" else {"ahead": interval(0.1)})
-            for name in names
-        },
-        "curves": {kind: {name: [0.9, 0.5, 0.1] for name in names} for kind in ("deletion", "insertion")},
-        "steps": [0.0, 0.5, 1.0],
-        "similarity": {"spearman": interval(0.1)},
-    }
-
-
-def trusted_card(**changes: Any) -> Card:  # noqa: ANN401
-    calibration = Calibration("temperature", (0.5, 0.5), (0.0, 0.0), "the validation part", 60,
-                              {"ece": interval(0.12)}, {"ece": interval(0.03), "slope": interval(1.01)})  # fmt: skip
-    told: dict[str, Any] = {
-        "calibration": calibration,
-        "conformal": Conformal(0.95, 0.2, 60, interval(0.94), interval(0.88)),
-        "domain": Domain(12.5, 0.99, 60),
-        "robustness": stress_values(),
-        "shortcuts": shortcut_values(True),
-        "heat_maps": heat_values(),
-        "known_failures": ("Misses films taken lying down.",),
-        "parent": "abcdef0123456789",
-    }
-    return make_card(**(told | changes))
-
-
-def test_trust_is_told_from_the_card() -> None:
-    report = make_report(card=trusted_card())
-    html = render_html(report)
-    page = Page(html)
-    assert page.stack == []
-    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(identifiers) == len(set(identifiers))
-    text = " ".join(page.text.split()).replace("\N{NO-BREAK SPACE}", " ")
-    words = render_markdown(report).replace("\\", "")
-    for expected in (
-        "corrected with one temperature for all classes, fitted on the validation part (60 films)",
-        "holds the true one in 95 % of films like those",
-        "the status is abstain: the model does not know",
-        "the set held the true class in 94.0 %",
-        "farther than 12.5 from the films that taught it is called out of scope",
-        "from the bundle abcdef012345;",
-        "As they are, AUROC is 0.900; on average over the corruptions 0.900; at worst 0.900 (noise).",
-        "A: darker, soft",
-        "The model passes",
-        "The heat maps passed",
-        "30 films graded. 10 more had an empty map",
-        "A reason.",
-        "Misses films taken lying down.",
-    ):
-        assert expected in text
-        assert expected in words
-    for figure in ("stress-auroc", "stress-accuracy", "follow-deletion", "follow-insertion"):
-        assert f'id="{figure}-' in html
-    assert json.loads(render_json(report))["heat_maps"]["grade"] == "passed"
-
-
-def test_trust_that_nobody_measured_is_told_as_such() -> None:
-    text = " ".join(Page(render_html(make_report())).text.split())
-    assert text.count("Not measured for this model.") == 3
-    assert "no correction was fitted" in text
-    assert "The model never abstains" in text
-    assert "None were noted when the model was made" in text
-
-
-@pytest.mark.parametrize(("passed", "verdict"), [(False, "The model fails: thorax hidden."), (None, "No verdict")])
-def test_shortcuts_that_are_not_passed_are_told(passed: bool | None, verdict: str) -> None:
-    card = trusted_card(shortcuts=shortcut_values(passed, found=0.5), heat_maps=heat_values("failed"))
-    text = " ".join(Page(render_html(make_report(card=card))).text.split()).replace("\N{NO-BREAK SPACE}", " ")
-    assert verdict in text
-    assert "Both lungs were seen in only 50 % of the films" in text
-    assert "The heat maps failed" in text
-    assert ("high figures on it prove little" in text) == (passed is False)
-
-
-def test_what_is_measured_anew_stands_before_the_card() -> None:
-    row = Row("none", 5, 5, dict.fromkeys(("accuracy", "auroc", "ece"), Interval(0.777, 0.7, 0.8)))
-    robustness = Robustness(5, 5, 10, (row, dataclasses.replace(row, name="fog")), row.metrics, "fog", ())
-    probe = Probe("thorax hidden", "model", "auroc", Interval(0.99, 0.9, 1.0), "below 0.75", False, "Meaning.")
-    example = Example("covid", (0.9, 0.8, 0.1), PIXEL, PIXEL, PIXEL)
-    shortcuts = Shortcuts(5, 5, 10, 1.0, 5, (probe,), False, (example,))
-    heat_maps = HeatMapGrade(Grade.FAILED, ("All empty.",), 0, 5, 0, {}, {}, (), {})
-    report = make_report(card=trusted_card(), robustness=robustness, shortcuts=shortcuts, heat_maps=heat_maps)
-    page = Page(render_html(report))
-    text = " ".join(page.text.split())
-    assert "(fog)" in text
-    assert "The model fails: thorax hidden." in text
-    assert "thorax hidden 0.80, only the thorax 0.10" in text
-    assert "All empty." in text
-    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"].count("The film as it is.") == 1
-    values = json.loads(render_json(report), parse_constant=refuse)
-    assert values["robustness"]["worst"] == "fog"
-    assert values["shortcuts"]["passed"] is False
-
-
-def test_trust_reads_where_there_is_one_class_and_where_names_are_hostile() -> None:
-    hostile = stress_values(None)
-    hostile["groups"][0]["name"] = HOSTILE
-    card = trusted_card(robustness=hostile, known_failures=(HOSTILE,), heat_maps=heat_values(HOSTILE))
-    html = render_html(make_report(card=card))
-    assert "<script>" not in html
-    assert 'id="stress-auroc-' not in html
-    assert "accuracy is 80.0" in " ".join(Page(html).text.split())
-    assert "<script>" not in render_markdown(make_report(card=card))

@@ -17,18 +17,11 @@ from rentgen.errors import DataError
 from rentgen.images.corrupt import stress
 from rentgen.learn.backbones import Backbone, load
 from rentgen.learn.export import TorchClassifier
-from rentgen.learn.finetune import (
-    Films,
-    FineTuning,
-    _open_stages,
-    find_rate,
-    find_stages,
-    finetune,
-    one_cycle,
-    open_from,
-)
+from rentgen.learn.find_rate import find_rate
+from rentgen.learn.finetune import Films, FineTuning, finetune
 from rentgen.learn.head import Head
 from rentgen.learn.settings import FineTuneSettings, ShiftSettings
+from rentgen.learn.stages import find_stages, one_cycle, open_from, open_stages
 
 SIDE = 64
 GENTLE = ShiftSettings(borders=0.0, markers=0.0, jpeg=0.0, window=0.0, gamma=0.1, contrast=0.1)
@@ -136,7 +129,7 @@ def test_stages_open_from_the_top_down(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     model = TorchClassifier(backbone, head)
     for epoch in (0.0, 1.0, 3.0):
-        _open_stages(model, stages, settings, epoch)
+        open_stages(model, stages, settings, epoch)
         for parameter_name, parameter in model.backbone.network.named_parameters():
             assert parameter.requires_grad == (starts[stages[parameter_name]] <= epoch)
         for module_name, module in model.backbone.network.named_modules():

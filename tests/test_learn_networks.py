@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ import timm
 import torch
 import torchxrayvision
 from safetensors.torch import save_file
+from served import serve
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
@@ -29,10 +26,11 @@ from rentgen.errors import WeightsError
 from rentgen.images.phantom import Finding, write_set
 from rentgen.learn import weights as published
 from rentgen.learn.backbones import load
-from rentgen.learn.finetune import Films, FineTuning, find_stages, finetune
+from rentgen.learn.finetune import Films, FineTuning, finetune
 from rentgen.learn.head import Head
 from rentgen.learn.networks import NETWORKS, Pooling, rename_dinov2, rename_open_clip
 from rentgen.learn.recipe import load as load_recipe
+from rentgen.learn.stages import find_stages
 from rentgen.learn.tokens import token_and_shares
 from rentgen.learn.training import TrainingPlan, train
 from rentgen.records import Precision
@@ -239,26 +237,6 @@ def test_every_row_is_one_that_timm_builds(name: str) -> None:
     assert row.taught
 
 
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
-            super().__init__(*arguments, directory=str(folder), **settings)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def test_a_release_is_fetched_once(
     xrv: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
@@ -267,10 +245,11 @@ def test_a_release_is_fetched_once(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     row = NETWORKS["xrv-densenet121"]
-    (tmp_path / "release").mkdir()
-    torch.save(xrv, tmp_path / "release" / row.file)
-    with _served(tmp_path / "release") as url:
-        monkeypatch.setitem(NETWORKS, row.name, replace(row, url=url))
+    released = io.BytesIO()
+    torch.save(xrv, released)
+    with serve() as site:
+        site.body = released.getvalue()
+        monkeypatch.setitem(NETWORKS, row.name, replace(row, url=f"{site.url}/"))
         first = load("xrv-densenet121", size=(64, 64))
     again = load("xrv-densenet121", size=(64, 64))
     assert first.fingerprint == again.fingerprint

@@ -208,7 +208,8 @@ def test_nested_loss_chooses_without_the_fold() -> None:
 
 def test_time_is_shared_out() -> None:
     moment = 0.0
-    clock = Clock(10, used=60, now=lambda: moment)
+    clock = Clock(10, now=lambda: moment)
+    clock.add(60)
     assert clock.left("features") == pytest.approx(0.3 * 600 - 60)
     moment = 100.0
     clock.end("features")

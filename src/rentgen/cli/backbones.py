@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -10,6 +10,9 @@ from rich.table import Table
 
 from rentgen.cli.options import JsonOption, app
 from rentgen.terminal import out, write_json
+
+if TYPE_CHECKING:
+    from rentgen.learn.networks import Network
 
 
 @app.command()
@@ -19,7 +22,7 @@ def backbones(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Show the networks that were looked at: weights, licence, input, features, pooling, heat map.
+    """Show the networks that were looked at: what taught them, licence, input, pooling, heat map, weights.
 
     Any other timm model works as well: `rentgen train DATA --backbone NAME`.
     """
@@ -50,7 +53,7 @@ def backbones(
     out.print("One of them: rentgen backbones NAME. What each costs: docs/backbones.md.", style="dim", highlight=False)
 
 
-def _describe(row: Any) -> dict[str, Any]:  # noqa: ANN401
+def _describe(row: Network) -> dict[str, Any]:
     from rentgen.learn.networks import Pooling
     from rentgen.learn.weights import packaged
 

@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rentgen.cli.options import JsonOption, PatternOption, app, command_line, now
+from rentgen.cli.options import JsonOption, PatternOption, app, command_line
+from rentgen.cli.reporting import write_report
 from rentgen.records import Split
 from rentgen.terminal import err, out, print_doubts, print_evaluation, print_findings, progress_bars, write_json
 
@@ -86,7 +87,16 @@ def ensemble(
     with progress_bars(to_stderr=json_file == "-") as progress:
         result = make_ensemble(plan, progress=progress)
     folder = report or destination.parent / f"{destination.stem}-report"
-    written = _write_report(result, plan.data, plan.command, folder)
+    written, *_ = write_report(
+        folder,
+        "Report of an ensemble",
+        card=result.bundle.card,
+        shown=result.test,
+        audit=result.audit,
+        trust=result.trust,
+        data=plan.data,
+        command=plan.command,
+    )
     print_doubts(result.test.evaluation)
     if json_file is not None:
         write_json(_figures(result), json_file)
@@ -130,27 +140,3 @@ def _figures(result: Ensemble) -> dict[str, object]:
             {"name": name, "weight": weight, "test": found.to_dict()} for name, weight, found in result.members
         ],
     }
-
-
-def _write_report(result: Ensemble, data: Path, command: str, folder: Path) -> Path:
-    from rentgen.evaluate.report import Report, write
-
-    trust = result.trust
-    files = write(
-        folder,
-        Report(
-            card=result.bundle.card,
-            evaluation=result.test.evaluation,
-            title=f"Report of an ensemble: {result.bundle.card.name}",
-            data_path=str(data),
-            command=command,
-            created=now(),
-            audit=result.audit,
-            mistakes=result.test.mistakes,
-            examples=result.test.examples,
-            robustness=None if trust is None else trust.robustness,
-            shortcuts=None if trust is None else trust.shortcuts,
-            heat_maps=None if trust is None else trust.heat_maps,
-        ),
-    )
-    return files[0]

@@ -21,6 +21,9 @@ from rentgen.cli.options import (
     now,
     split_names,
 )
+from rentgen.cli.places import placed
+from rentgen.cli.ray import RayCommand, RayOption, open_pool
+from rentgen.cli.reporting import write_report
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.terminal import out, print_doubts, print_evaluation, print_findings, progress_bars, write_json
 
@@ -33,7 +36,8 @@ SHOWN = 8
 """Trials in the printed leaderboard."""
 
 
-@app.command()
+@app.command(cls=RayCommand)
+@placed(inputs=("data", "test"), outputs=("destination", "report", "json_file"), cache="cache")
 def search(
     data: DataArgument,
     destination: Annotated[Path, typer.Option("--out", metavar="FILE.rentgen", help="The bundle to write.")],
@@ -77,6 +81,7 @@ def search(
     json_file: JsonOption = None,
     mlflow: MlflowOption = None,
     tensorboard: TensorBoardOption = None,
+    ray: RayOption = None,
 ) -> None:
     """Choose backbone, preprocessing, head and training within so many minutes, and write the winner.
 
@@ -112,6 +117,7 @@ def search(
         sights=sights,
         jobs=jobs,
         tuned=not frozen,
+        pool=open_pool(ray),
     )
     settings = {
         "data": str(data),
@@ -138,8 +144,6 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def _search_and_report(plan: SearchPlan, report: Path | None, json_file: str | None) -> Findings:
-    from rentgen.evaluate.report import Report
-    from rentgen.evaluate.report import write as write_report
     from rentgen.evaluate.search_report import headline
     from rentgen.evaluate.search_report import write as write_search
     from rentgen.learn.search.run import search as run
@@ -155,20 +159,13 @@ def _search_and_report(plan: SearchPlan, report: Path | None, json_file: str | N
         directory, found.search, name=card.name, data=str(plan.data), command=plan.command, created=now()
     ) + write_report(
         directory,
-        Report(
-            card=card,
-            evaluation=shown.evaluation,
-            title=f"Training report: {card.name}",
-            data_path=str(plan.data),
-            command=plan.command,
-            created=now(),
-            audit=training.audit,
-            mistakes=shown.mistakes,
-            examples=shown.examples,
-            robustness=None if training.trust is None else training.trust.robustness,
-            shortcuts=None if training.trust is None else training.trust.shortcuts,
-            heat_maps=None if training.trust is None else training.trust.heat_maps,
-        ),
+        "Training report",
+        card=card,
+        shown=shown,
+        audit=training.audit,
+        trust=training.trust,
+        data=plan.data,
+        command=plan.command,
     )
     if json_file is not None:
         write_json({"search": found.search.to_dict(), "evaluation": shown.evaluation.to_dict()}, json_file)

@@ -18,11 +18,11 @@ from rentgen.cli.options import (
     app,
     cache_folder,
     command_line,
-    now,
     split_names,
 )
 from rentgen.cli.places import placed
 from rentgen.cli.ray import RayCommand, RayOption, open_pool
+from rentgen.cli.reporting import write_report
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER
 from rentgen.terminal import (
@@ -180,8 +180,6 @@ def train(
 
 def _train_and_report(plan: TrainingPlan, report: Path | None) -> Findings:
     """Train, print what came of it, write the report."""
-    from rentgen.evaluate.report import Report
-    from rentgen.evaluate.report import write as write_report
     from rentgen.learn.training import train as run
     from rentgen.records.runs import Findings, describe
 
@@ -201,20 +199,13 @@ def _train_and_report(plan: TrainingPlan, report: Path | None) -> Findings:
     print_evaluation(shown.evaluation, f"{plan.out.name} on its {where}")
     files = write_report(
         report or plan.out.parent / f"{plan.out.stem}-report",
-        Report(
-            card=card,
-            evaluation=shown.evaluation,
-            title=f"Training report: {card.name}",
-            data_path=str(plan.data),
-            command=plan.command,
-            created=now(),
-            audit=result.audit,
-            mistakes=shown.mistakes,
-            examples=shown.examples,
-            robustness=None if result.trust is None else result.trust.robustness,
-            shortcuts=None if result.trust is None else result.trust.shortcuts,
-            heat_maps=None if result.trust is None else result.trust.heat_maps,
-        ),
+        "Training report",
+        card=card,
+        shown=shown,
+        audit=result.audit,
+        trust=result.trust,
+        data=plan.data,
+        command=plan.command,
     )
     out.print(f"Bundle: {plan.out}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"Report: {files[0]}", markup=False, highlight=False, soft_wrap=True)

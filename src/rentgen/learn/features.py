@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rentgen.errors import DataError, InputError
-from rentgen.images.prepare import fit, smooth
-from rentgen.images.read import read
+from rentgen.errors import DataError
+from rentgen.images.prepare import smooth
 from rentgen.learn.augment import augment, view_rng
 from rentgen.learn.extractors import Extractor, Run, write_whole
+from rentgen.learn.fitted import read_fitted
 from rentgen.learn.settings import AugmentSettings
 from rentgen.parallel.local import cores
 from rentgen.parallel.pool import HERE, Pool, Work, folder_of
@@ -158,6 +158,18 @@ def view_key(content_hash: str, view: int, settings: AugmentSettings, seed: int)
     return hashlib.sha256(text.encode()).digest()
 
 
+def identify(extractor: Extractor, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what decides the features of a film, and with that the space of the cache that holds them."""
+    return {
+        **extractor.identity,
+        "preprocessing": preprocessing.to_dict(),
+        # Another version may read, prepare or augment differently.
+        "rentgen": version("rentgen"),
+        "films": FILMS_VERSION,
+        "pillow": version("pillow"),
+    }
+
+
 def extract(
     films: Sequence[Film],
     extractor: Extractor,
@@ -184,15 +196,7 @@ def extract(
     Raises:
         InputError: a file can no longer be read, or is not what was listed.
     """
-    identity = {
-        **extractor.identity,
-        "preprocessing": preprocessing.to_dict(),
-        # Another version may read, prepare or augment differently.
-        "rentgen": version("rentgen"),
-        "films": FILMS_VERSION,
-        "pillow": version("pillow"),
-    }
-    store = FeatureStore(cache, identity, extractor.features)
+    store = FeatureStore(cache, identify(extractor, preprocessing), extractor.features)
     todo: list[tuple[Film, list[int]]] = []
     wanted: set[bytes] = set()
     for film in films:
@@ -235,7 +239,7 @@ class _Task:
         keys: list[bytes] = []
         images: list[UInt8] = []
         for film, views in chunk:
-            fitted = _fit(film, self.preprocessing)
+            fitted = read_fitted(film.path, film.content_hash, self.preprocessing)
             for view in views:
                 rng = view_rng(film.content_hash, view, self.seed)
                 seen = fitted if view == 0 else augment(fitted, self.settings, rng)
@@ -290,13 +294,6 @@ def _collect(
             progress("features", done, total, f"{images / max(now - start, 1e-9):.0f} images/s")
     if keys:
         store.add(keys, np.concatenate(rows))
-
-
-def _fit(film: Film, preprocessing: Preprocessing) -> UInt8:
-    radiograph = read(film.path)
-    if radiograph.content_hash != film.content_hash:
-        raise InputError(film.path, "the file changed while it was in use; start again.")
-    return fit(radiograph, preprocessing).pixels
 
 
 def _changes(settings: AugmentSettings) -> dict[str, Any]:

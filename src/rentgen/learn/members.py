@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from rentgen.data.split import select
-from rentgen.errors import InputError
 from rentgen.images.corrupt import stress
-from rentgen.images.prepare import fit, smooth
-from rentgen.images.read import read
+from rentgen.images.prepare import smooth
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.finetune import Films, FineTuning, finetune
+from rentgen.learn.fitted import read_fitted
 from rentgen.learn.head import Head
 from rentgen.learn.recipe import Recipe
 from rentgen.parallel.pool import HERE, Pool, Work, folder_of, open_nothing
@@ -105,11 +104,7 @@ def read_part(
 
 
 def _load(preprocessing: Preprocessing, _: bool, item: tuple[Path, str]) -> UInt8:
-    path, content_hash = item
-    film = read(path)
-    if film.content_hash != content_hash:
-        raise InputError(path, "the file changed while it was in use; start again.")
-    return fit(film, preprocessing).pixels
+    return read_fitted(*item, preprocessing)
 
 
 def plan_member(

@@ -25,7 +25,7 @@ from rentgen.evaluate.judge import Judgement
 from rentgen.evaluate.metrics import positive_class
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.finetune import RateSearch, find_rate
+from rentgen.learn.find_rate import RateSearch, find_rate
 from rentgen.learn.frozen import Start
 from rentgen.learn.graph import build_graph
 from rentgen.learn.judging import judge_parts

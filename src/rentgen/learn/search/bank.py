@@ -6,23 +6,24 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from rentgen.data.split import patient_folds
-from rentgen.errors import DataError, InputError
+from rentgen.errors import DataError
 from rentgen.images.corrupt import CORRUPTIONS, stress
 from rentgen.images.prepare import fit, smooth
 from rentgen.images.read import read
-from rentgen.learn.extractors import Extractor
-from rentgen.learn.features import FILMS_VERSION, SHARD_ROWS, FeatureStore, Film, Half, extract, view_key
+from rentgen.learn.extractors import Extractor, Run
+from rentgen.learn.features import SHARD_ROWS, FeatureStore, Film, Half, extract, identify, view_key
+from rentgen.learn.fitted import read_fitted
 from rentgen.learn.frozen import Start
 from rentgen.learn.parts import Shared
 from rentgen.learn.search.space import VIEWS, Sight
-from rentgen.parallel.local import imap
-from rentgen.records import ImageRecord, Int64, Preprocessing, Progress, Split, UInt8, truth_of
+from rentgen.parallel.pool import HERE, Pool, Work, folder_of
+from rentgen.records import ImageRecord, Int64, Preprocessing, Progress, Split, truth_of
 
 LEAST_PATIENTS = 10
 """For each fold of a search."""
@@ -129,7 +130,9 @@ def inner_films(shared: Shared, folds: int, most: int, seed: int) -> Inner:
     )
 
 
-def open_bank(start: Start, sight: Sight, inner: Inner, cache: Path, progress: Progress | None = None) -> Bank:
+def open_bank(
+    start: Start, sight: Sight, inner: Inner, cache: Path, progress: Progress | None = None, pool: Pool = HERE
+) -> Bank:
     """Return the features of the inner films, from the cache as far as they are there.
 
     Args:
@@ -138,6 +141,7 @@ def open_bank(start: Start, sight: Sight, inner: Inner, cache: Path, progress: P
         inner: the films.
         cache: the cache's folder.
         progress: stage `features`.
+        pool: who reads and computes.
 
     Raises:
         InputError: a file can no longer be read, or is not what was listed.
@@ -146,7 +150,9 @@ def open_bank(start: Start, sight: Sight, inner: Inner, cache: Path, progress: P
     extractor = start.extractor(cache)
     films = [Film(record.path, digest, VIEWS) for record, digest in zip(inner.records, inner.hashes, strict=True)]
     seed = recipe.head.seed
-    store = extract(films, extractor, recipe.preprocessing, recipe.augment, cache=cache, seed=seed, progress=progress)
+    store = extract(
+        films, extractor, recipe.preprocessing, recipe.augment, cache=cache, seed=seed, progress=progress, pool=pool
+    )
     with tempfile.TemporaryDirectory(dir=cache, prefix="gathered-") as scratch:
         views = tuple(
             np.array(
@@ -154,7 +160,7 @@ def open_bank(start: Start, sight: Sight, inner: Inner, cache: Path, progress: P
             )
             for view in range(VIEWS + 1)
         )
-        stressed = _stressed(films, extractor, recipe.preprocessing, cache, Path(scratch), progress)
+        stressed = _stressed(films, extractor, recipe.preprocessing, cache, Path(scratch), progress, pool)
     return Bank(sight, views, stressed)
 
 
@@ -179,29 +185,27 @@ def _stressed(
     cache: Path,
     scratch: Path,
     progress: Progress | None,
+    pool: Pool,
 ) -> Half:
-    identity = {
-        **extractor.identity,
-        "preprocessing": preprocessing.to_dict(),
-        "rentgen": version("rentgen"),
-        "films": FILMS_VERSION,
-        "pillow": version("pillow"),
-        "stress": list(CORRUPTIONS),
-    }
+    identity = {**identify(extractor, preprocessing), "stress": list(CORRUPTIONS)}
     store = FeatureStore(cache, identity, extractor.features)
     # Which corruption a film meets depends on its place, so the place is part of the key.
     keys = [hashlib.sha256(f"{film.content_hash}:{place}".encode()).digest() for place, film in enumerate(films)]
     todo = [place for place, key in enumerate(keys) if key not in store]
     size = extractor.batch_size
     chunks = [todo[first : first + size] for first in range(0, len(todo), size)]
-
-    def compute(chunk: list[int]) -> Half:
-        images = [smooth(_worse(films[place], place, preprocessing), preprocessing.smooth_px) for place in chunk]
-        return extractor.run(np.stack(images)).astype(np.float16)
-
+    work = Work(
+        open=extractor.open,
+        run=partial(_compute, preprocessing),
+        here=extractor.run,
+        workers=extractor.workers,
+        gpus=extractor.gpus,
+        folder=folder_of(films[place].path for place in todo),
+    )
     found: list[Half] = []
     written = done = 0
-    for chunk, rows in zip(chunks, imap(compute, chunks, workers=extractor.workers), strict=True):
+    given = [[(place, films[place]) for place in chunk] for chunk in chunks]
+    for chunk, rows in zip(chunks, pool.map(work, given), strict=True):
         found.append(rows)
         done += len(chunk)
         if done - written >= SHARD_ROWS or done == len(todo):
@@ -212,9 +216,10 @@ def _stressed(
     return np.array(store.gather(keys, scratch))
 
 
-def _worse(film: Film, place: int, preprocessing: Preprocessing) -> UInt8:
-    radiograph = read(film.path)
-    if radiograph.content_hash != film.content_hash:
-        raise InputError(film.path, "the file changed while it was in use; start again.")
-    worse: UInt8 = stress(fit(radiograph, preprocessing).pixels[np.newaxis], first=place)[0]
-    return worse
+def _compute(preprocessing: Preprocessing, run: Run, chunk: Sequence[tuple[int, Film]]) -> Half:
+    """Return the features of films on a worse day; which one, their places decide."""
+    images = []
+    for place, film in chunk:
+        fitted = read_fitted(film.path, film.content_hash, preprocessing)
+        images.append(smooth(stress(fitted[np.newaxis], first=place)[0], preprocessing.smooth_px))
+    return run(np.stack(images)).astype(np.float16)

@@ -17,24 +17,27 @@ class Clock:
         stages: stage to seconds that it took in this run.
     """
 
-    def __init__(self, minutes: float, used: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
         """Start it.
 
         Args:
             minutes: given.
-            used: seconds that earlier runs took.
             now: tells the time in seconds.
         """
         self.seconds = 60.0 * minutes
         self.stages: dict[str, float] = {}
         self._now = now
-        self._start = now() - used
+        self._start = now()
         self._stage_start = now()
 
     @property
     def elapsed(self) -> float:
         """Return the seconds that were used."""
         return self._now() - self._start
+
+    def add(self, seconds: float) -> None:
+        """Count what an earlier run took."""
+        self._start -= seconds
 
     def left(self, stage: str) -> float:
         """Return the seconds until a stage must be over; negative where it should be."""

@@ -14,7 +14,8 @@ from rentgen.engine.session import best_precision
 from rentgen.learn import backbones
 from rentgen.learn.choice import calibrated_loss
 from rentgen.learn.export import TorchClassifier
-from rentgen.learn.finetune import FineTuning, answer, find_rate, finetune
+from rentgen.learn.find_rate import find_rate
+from rentgen.learn.finetune import FineTuning, answer, finetune
 from rentgen.learn.frozen import Start
 from rentgen.learn.members import FittedFilms, Member, plan_member, read_part
 from rentgen.learn.parts import Shared
@@ -22,6 +23,7 @@ from rentgen.learn.recipe import Recipe, load
 from rentgen.learn.search.choosing import Choice
 from rentgen.learn.search.clock import Clock
 from rentgen.learn.search.space import BASE, settle
+from rentgen.parallel.pool import Pool
 from rentgen.records import History, Precision, Progress, Split
 from rentgen.records.search import Tuned
 
@@ -71,6 +73,7 @@ def tune(
     stress_weight: float,
     weights: str | None,
     cache: Path,
+    pool: Pool,
     clock: Clock,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -83,12 +86,13 @@ def tune(
         stress_weight: share of the stressed films in what is compared.
         weights: as of `backbones.load`.
         cache: where features are.
+        pool: who reads films and computes features.
         clock: the time that is left.
         progress: stage `finetune`.
     """
     frozen = settle(base, choices[0].bank.sight, choices[0].trial.settings)
     with tempfile.TemporaryDirectory(dir=cache, prefix="films-") as scratch:
-        first = _candidate(choices[0], shared, base, weights, cache, Path(scratch))
+        first = _candidate(choices[0], shared, base, weights, cache, Path(scratch), pool)
         closing = closing_seconds(shared, _look_s(first))
         epochs = int((clock.left("tuning") - closing) / first.epoch_s)
         if epochs < LEAST_EPOCHS:
@@ -101,7 +105,7 @@ def tune(
         candidates, tuned = [first], []
         left_out: tuple[str, ...] = ()
         if epochs >= 3 * LEAST_EPOCHS and len(choices) > 1:
-            candidates.append(_candidate(choices[1], shared, base, weights, cache, Path(scratch)))
+            candidates.append(_candidate(choices[1], shared, base, weights, cache, Path(scratch), pool))
             losses = []
             for candidate in candidates:
                 started = time.monotonic()
@@ -140,7 +144,7 @@ def closing_seconds(shared: Shared, look_s: float) -> float:
 
 
 def _candidate(
-    choice: Choice, shared: Shared, base: Recipe, weights: str | None, cache: Path, scratch: Path
+    choice: Choice, shared: Shared, base: Recipe, weights: str | None, cache: Path, scratch: Path, pool: Pool
 ) -> _Candidate:
     """Return what is to be tuned, in the arithmetic that is faster here, and what an epoch of it costs."""
     tables = load(BASE)
@@ -148,10 +152,10 @@ def _candidate(
     recipe = replace(recipe, finetune=replace(tables.finetune, seed=recipe.finetune.seed), shift=tables.shift)
     size = (recipe.preprocessing.height, recipe.preprocessing.width)
     backbone = backbones.load(recipe.backbone.name, weights=weights, size=size, normalise=recipe.backbone.normalise)
-    head, _ = Start(recipe, backbone).train_head(shared, cache)
+    head, _ = Start(recipe, backbone).train_head(shared, cache, None, pool)
     folder = Path(tempfile.mkdtemp(dir=scratch))
     parts = {
-        part: read_part(shared.listing, part, shared.examined.hashes, recipe.preprocessing, folder)
+        part: read_part(shared.listing, part, shared.examined.hashes, recipe.preprocessing, folder, None, pool)
         for part in (Split.TRAIN, Split.VALIDATION)
     }
     paces = {}

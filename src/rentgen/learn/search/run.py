@@ -28,6 +28,7 @@ from rentgen.learn.search.space import SIDES, Sight, backbones_at_hand, base_rec
 from rentgen.learn.search.trials import nested_loss
 from rentgen.learn.training import Training, TrainingPlan, train
 from rentgen.parallel.local import cores
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import Progress
 from rentgen.records.search import Opened, Search, Trial
 
@@ -64,6 +65,7 @@ class SearchPlan:
         jobs: trials side by side; the number of usable processors by default.
         tuned: whether the best are fine-tuned.
         probed: as of `TrainingPlan`.
+        pool: who reads films, computes features and predicts; heads are tried here.
     """
 
     data: Path
@@ -85,6 +87,7 @@ class SearchPlan:
     jobs: int = 0
     tuned: bool = True
     probed: bool = True
+    pool: Pool = HERE
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes <= 100_000:
@@ -197,12 +200,12 @@ def choose(
         patient_pattern=plan.patient_pattern,
         findings=plan.findings,
         progress=progress,
+        pool=plan.pool,
     )
     inner = inner_films(shared, plan.folds, MOST_FILMS, plan.seed)
     memory = _Memory.open(plan, inner, networks)
-    read_s = clock.elapsed
-    clock = Clock(plan.minutes, used=memory.seconds + read_s)
-    clock.stages["audit"] = read_s
+    clock.end("audit")
+    clock.add(memory.seconds)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -225,6 +228,7 @@ def _tune(plan: SearchPlan, chosen: Chosen, progress: Progress | None) -> Outcom
             stress_weight=STRESS_WEIGHT,
             weights=plan.weights,
             cache=plan.cache,
+            pool=plan.pool,
             clock=chosen.clock,
             progress=progress,
         )
@@ -247,7 +251,7 @@ def _explore(
         network = backbones.load(
             sight.backbone, weights=plan.weights, size=(sight.side, sight.side), normalise=sight.normalise
         )
-        return open_bank(Start(recipe, network), sight, inner, plan.cache, progress)
+        return open_bank(Start(recipe, network), sight, inner, plan.cache, progress, plan.pool)
 
     def alike(one: Sight, other: Sight) -> bool:
         if (one.backbone, one.normalise) != (other.backbone, other.normalise):
@@ -327,6 +331,7 @@ def _training_plan(plan: SearchPlan, outcome: Outcome) -> TrainingPlan:
         command=plan.command,
         findings=plan.findings,
         probed=plan.probed,
+        pool=plan.pool,
     )
 
 
