@@ -45,8 +45,12 @@ class FindingCases:
     rankings: tuple[Ranking | None, ...]
 
     @classmethod
-    def of(cls, probabilities: Float64, truth: Int64, thresholds: Float64) -> Self:
-        """Return the cases of `probabilities` (n, k) and `truth` (n, k), both already checked, at `thresholds` (k,)."""
+    def of(cls, probabilities: Float64, truth: Int64, thresholds: Float64, weights: Float64 | None = None) -> Self:
+        """Return the cases of `probabilities` (n, k) and `truth` (n, k), both already checked, at `thresholds` (k,).
+
+        `weights` (n, k) say how often each pair counts, once by default; not in what is ranked: the areas do not know
+        them.
+        """
         known, there, called = truth != UNKNOWN, truth == 1, probabilities >= thresholds
         absent = known & ~there
         bins = np.eye(BINS)[confidence_bins(probabilities)] * (probabilities - there)[:, :, np.newaxis]  # (n, k, bins)
@@ -60,8 +64,9 @@ class FindingCases:
                 (probabilities - there) ** 2,
             ),
             axis=2,
-        ) * known[:, :, np.newaxis].astype(np.float64)
-        table = np.concatenate((cells, bins * known[:, :, np.newaxis]), axis=2).reshape(len(truth), -1)
+        )
+        counts = known if weights is None else known * weights
+        table = (np.concatenate((cells, bins), axis=2) * counts[:, :, np.newaxis]).reshape(len(truth), -1)
         rankings = tuple(rank_known(probabilities[:, column], truth[:, column]) for column in range(truth.shape[1]))
         return cls(truth.shape[1], table, rankings)
 
@@ -141,11 +146,12 @@ def mean_cell_loss(probabilities: Float64, truth: Int64, weights: Float64 | None
     Args:
         probabilities: (n, k).
         truth: (n, k).
-        weights: (n,) how often each film counts; once by default.
+        weights: (n,) how often each film counts, or (n, k) each pair; once by default.
     """
     under = np.ones(len(truth)) if weights is None else weights
-    losses = under @ cell_losses(probabilities, truth)
-    return float(losses.sum() / max(float((under @ (truth != UNKNOWN)).sum()), np.finfo(np.float64).tiny))
+    under = under if under.ndim == 2 else under[:, np.newaxis]
+    losses = under * cell_losses(probabilities, truth)
+    return float(losses.sum() / max(float((under * (truth != UNKNOWN)).sum()), np.finfo(np.float64).tiny))
 
 
 def mean_loss(probabilities: Float64, truth: Int64, weights: Float64) -> float:
