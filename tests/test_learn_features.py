@@ -27,14 +27,8 @@ from rentgen.engine.session import best_precision
 from rentgen.errors import DataError, InputError
 from rentgen.learn import features
 from rentgen.learn.backbones import Backbone, load
-from rentgen.learn.features import (
-    Film,
-    cached_graph,
-    extract,
-    openvino_extractor,
-    torch_extractor,
-    view_key,
-)
+from rentgen.learn.extractors import cached_graph, openvino_extractor, torch_extractor
+from rentgen.learn.features import Film, extract, view_key
 from rentgen.learn.settings import AugmentSettings
 from rentgen.records import Float32, Precision, Preprocessing, ResizeMode, UInt8
 

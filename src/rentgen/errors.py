@@ -39,6 +39,10 @@ class InputError(RentgenError):
         self.source = str(source)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
+        """Return what makes the same error in another process."""
+        return type(self), (self.source, self.reason)
+
 
 class UnsupportedImageError(InputError):
     """A sound file of a kind that is not analysed; the reason says which."""
@@ -86,3 +90,8 @@ class MissingExtraError(RentgenError):
         )
         self.module = module
         self.extra = extra
+        self.purpose = purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """Return what makes the same error in another process."""
+        return type(self), (self.module, self.extra, self.purpose)

@@ -43,10 +43,12 @@ STAGES = {
     "trials": "Trying heads",
     "predictions": "Predicting",
     "download": "Downloading",
+    "fetch": "Fetching",
     "films": "Films",
     "finetune": "Fine-tuning (steps)",
     "find-lr": "Trying rates",
     "domain": "Learning the domain",
+    "members": "Measuring members",
     "stress": "Under stress",
     "shortcuts": "Looking for shortcuts",
     "heat maps": "Grading heat maps",
@@ -250,6 +252,7 @@ def card_table(card: Card, bundle_id: str) -> Table:
         (what, ", ".join(card.classes) + (f" (positive: {card.positive})" if card.positive else "")),
         ("Input", made),
         ("Backbone", f"{card.backbone['name']}; {card.backbone['weights']}; {card.backbone['licence']}"),
+        ("Members", _member_words(card)),
         ("Films", films),
         ("Accuracy", f"{interval(measured['accuracy'])} on its {where}{stamp(measured)}"),
         ("AUROC", interval(measured["auroc"])),
@@ -266,6 +269,14 @@ def card_table(card: Card, bundle_id: str) -> Table:
         if value:
             table.add_row(f"[bold]{name}[/]", escape(value))
     return table
+
+
+def _member_words(card: Card) -> str:
+    """Return what an ensemble is made of; nothing of another bundle."""
+    return "\n".join(
+        f"{one['name']}, {one['backbone'].get('name', '?')}, weight {one['weight']:.3f}; {one['bundle_id']}"
+        for one in card.backbone.get("members", ())
+    )
 
 
 def _calibration_words(card: Card) -> str:

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rentgen.cli.options import DataArgument, FindingsOption, JsonOption, PatternOption, data_app, split_names
+from rentgen.cli.places import placed
+from rentgen.cli.ray import RayCommand, RayOption, open_pool
 from rentgen.errors import SettingError
 from rentgen.terminal import out, progress_bars, write_json
 
@@ -70,21 +72,24 @@ def data_get(
     )
 
 
-@data_app.command("audit")
+@data_app.command("audit", cls=RayCommand)
+@placed(inputs=("data",), outputs=("json_file",))
 def data_audit(
     data: DataArgument,
     json_file: JsonOption = None,
     patient_pattern: PatternOption = None,
     findings: FindingsOption = None,
+    ray: RayOption = None,
 ) -> None:
     """Look for unreadable files, duplicates, patients on both sides, imbalance and shortcuts before training."""
     from rentgen.data.audit import audit, examine
     from rentgen.data.audit_words import describe
     from rentgen.data.listing import list_images
 
+    pool = open_pool(ray)
     listing = list_images(data, patient_pattern=patient_pattern, findings=split_names(findings))
     with progress_bars(to_stderr=json_file == "-") as progress:
-        examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
+        examined = examine(listing, progress=lambda done, total: progress("audit", done, total), pool=pool)
     found = audit(listing, examined)
     if json_file is not None:
         write_json(found.to_dict(), json_file)

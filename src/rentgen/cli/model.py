@@ -25,6 +25,8 @@ from rentgen.cli.options import (
     now,
     open_predictor,
 )
+from rentgen.cli.places import placed
+from rentgen.cli.ray import RayCommand, RayOption, open_pool
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER, EngineName, Listing, Precision, Prediction, Progress, Split, Status
 from rentgen.terminal import (
@@ -63,7 +65,8 @@ def root(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=RayCommand)
+@placed(inputs=("bundle", "data"), outputs=("report", "json_file"))
 def evaluate(
     bundle: BundleArgument,
     data: DataArgument,
@@ -84,6 +87,7 @@ def evaluate(
     patient_pattern: PatternOption = None,
     engine: EngineOption = EngineName.OPENVINO,
     precision: PrecisionOption = Precision.AUTO,
+    ray: RayOption = None,
     mlflow: MlflowOption = None,
     tensorboard: TensorBoardOption = None,
 ) -> None:
@@ -103,11 +107,12 @@ def evaluate(
     if report is not None:
         check_installed()
     kept_by = trackers(mlflow, tensorboard)
+    pool = open_pool(ray)
     predictor = open_predictor(bundle, engine, precision)
     listing = list_images(data, patient_pattern=patient_pattern)
     with progress_bars(to_stderr=json_file == "-") as progress:
         if part is not None:
-            hashes = examine(listing, progress=lambda done, total: progress("audit", done, total)).hashes
+            hashes = examine(listing, progress=lambda done, total: progress("audit", done, total), pool=pool).hashes
             listing = select_part(listing, predictor, part, hashes)
         found = judge(
             predictor,
@@ -116,11 +121,12 @@ def evaluate(
             resamples=resamples,
             gallery=GALLERY if report or kept_by else 0,
             progress=progress,
+            pool=pool,
         )
         robustness, looks = _probe(predictor, listing, stress, shortcuts, seed, progress)
         examined = None
         if report is not None:
-            examined = examine(listing, progress=lambda done, total: progress("audit", done, total))
+            examined = examine(listing, progress=lambda done, total: progress("audit", done, total), pool=pool)
     figures = found.evaluation
     print_doubts(figures)
     if json_file is not None:
@@ -184,7 +190,8 @@ def _probe(
     )
 
 
-@app.command()
+@app.command(cls=RayCommand)
+@placed(inputs=("bundle", "paths"), outputs=("json_file", "heatmaps"))
 def predict(
     bundle: BundleArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Films, or folders of films.")],
@@ -198,18 +205,20 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Films per call of the engine.", min=1, max=1024)] = 1,
     engine: EngineOption = EngineName.OPENVINO,
     precision: PrecisionOption = Precision.AUTO,
+    ray: RayOption = None,
 ) -> None:
     """Read films and say what the model sees, however many there are.
 
     A file that cannot be read is reported and the others go on; the exit code is then 1.
     """
+    pool = open_pool(ray)
     predictor = open_predictor(bundle, engine, precision, batch_size)
     sources = films_in(paths)
     failed = total = 0
     with open_text(json_file) as stream, progress_bars(to_stderr=True) as progress:
         if json_file is None:
             out.print(f"[bold]{'class':<18} probability  status        film[/]", highlight=False)
-        for prediction in predictor.predict_many(sources, maps=heatmaps is not None):
+        for prediction in predictor.predict_many(sources, maps=heatmaps is not None, pool=pool):
             total += 1
             failed += prediction.status is Status.ERROR
             if heatmaps is not None and prediction.label is not None:

@@ -210,7 +210,7 @@ def _print_search(found: Search) -> None:
     from rentgen.evaluate.search_report import settings_words
 
     board = found.leaderboard
-    table = Table("", "loss", "accuracy", "stressed", "films", "head", title_justify="left")
+    table = Table("", "loss", "accuracy", "stressed", "films", title_justify="left")
     table.title = f"Best of {len(found.trials)} heads on {len(found.opened)} ways of showing films"
     for rank, trial in enumerate(board[:SHOWN], 1):
         table.add_row(
@@ -219,9 +219,9 @@ def _print_search(found: Search) -> None:
             f"{trial.accuracy:.3f}",
             f"{trial.stressed:.3f}",
             escape(trial.films),
-            settings_words(trial.settings),
         )
     out.print(table)
+    out.print(f"Head of the first: {settings_words(board[0].settings)}", markup=False, highlight=False)
     for one in found.tuned:
         epochs = "epoch" if one.epochs == 1 else "epochs"
         out.print(f"Fine-tuned, {one.epochs} {epochs}: {one.films}: loss {one.loss:.4f}, {one.fate}", highlight=False)

@@ -21,6 +21,8 @@ from rentgen.cli.options import (
     now,
     split_names,
 )
+from rentgen.cli.places import placed
+from rentgen.cli.ray import RayCommand, RayOption, open_pool
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER
 from rentgen.terminal import (
@@ -85,7 +87,8 @@ def demo(
     out.print(DISCLAIMER, style="dim")
 
 
-@app.command()
+@app.command(cls=RayCommand)
+@placed(inputs=("data", "test", "weights"), outputs=("destination", "report"), cache="cache")
 def train(
     data: DataArgument,
     destination: Annotated[Path, typer.Option("--out", metavar="FILE.rentgen", help="The bundle to write.")],
@@ -131,6 +134,7 @@ def train(
         bool,
         typer.Option("--find-lr", help="Train nothing: draw how the loss of fine-tuning answers to the learning rate."),
     ] = False,
+    ray: RayOption = None,
     mlflow: MlflowOption = None,
     tensorboard: TensorBoardOption = None,
 ) -> None:
@@ -164,6 +168,7 @@ def train(
         licences=tuple(licence or ()),
         command=command,
         findings=split_names(findings),
+        pool=open_pool(ray),
     )
     if find_lr:
         _find_rate(wanted)

@@ -25,7 +25,7 @@ from rentgen.data.split import count_shared_patients
 from rentgen.errors import InputError
 from rentgen.images.prepare import prepare, to_uint8
 from rentgen.images.read import read
-from rentgen.parallel.local import imap
+from rentgen.parallel.pool import HERE, Pool, Work, folder_of, open_nothing
 from rentgen.records import (
     Audit,
     DuplicatePair,
@@ -39,6 +39,8 @@ from rentgen.records import (
 
 logger = logging.getLogger(__name__)
 
+GRAIN = 8
+"""Films that a worker elsewhere takes at a time."""
 _SMALL = Preprocessing(height=SIDE, width=SIDE)
 
 
@@ -110,19 +112,26 @@ class Examination:
 
 
 def examine(
-    listing: Listing, *, progress: Callable[[int, int], None] | None = None, workers: int | None = None
+    listing: Listing,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+    pool: Pool = HERE,
 ) -> Examination:
     """Return what reading every file of the listing once brings to light.
 
     Args:
         listing: with or without parts.
         progress: called with the files read so far and their total.
-        workers: threads; the number of usable processors by default.
+        workers: threads of this process; the number of usable processors by default.
+        pool: who reads.
     """
     films: list[Examined] = []
     unreadable: dict[Path, str] = {}
     thumbnails = np.zeros((len(listing), SIDE, SIDE), np.uint8)
-    results = imap(_examine_one, [record.path for record in listing.records], workers=workers)
+    paths = [record.path for record in listing.records]
+    work = Work(open_nothing, _examine_one, workers=workers, grain=GRAIN, folder=folder_of(paths))
+    results = pool.map(work, paths)
     for done, (record, result) in enumerate(zip(listing.records, results, strict=True), start=1):
         if isinstance(result, str):
             unreadable[record.path] = result
@@ -212,7 +221,7 @@ def _shortcuts(
     return found
 
 
-def _examine_one(path: Path) -> tuple[Examined, UInt8] | str:
+def _examine_one(_: bool, path: Path) -> tuple[Examined, UInt8] | str:
     """Return a film and its small copy, or why it cannot be read."""
     try:
         size = path.stat().st_size

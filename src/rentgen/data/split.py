@@ -206,6 +206,8 @@ def find_leak(
 ) -> Leak:
     """Return what a set shares with the films that trained or chose a model; its test films may be met again.
 
+    Of several models that answer as one, the patients are those of whom the strongest evidence tells.
+
     Args:
         certificate: of the model.
         hashes: SHA-256 of each file of the set.
@@ -214,24 +216,66 @@ def find_leak(
         patient_source: of the set. Patients are compared only where both sides know theirs, and the weaker of the two
             sources is what the leak reports.
     """
-    key = _parse_salt(certificate.salt)
     seen = {member for part in (Split.TRAIN, Split.VALIDATION) for member in certificate.images.get(part, ())}
     shown = {member for part in (Split.TRAIN, Split.VALIDATION) for member in certificate.pixels.get(part, ())}
-    taught = {member for part in (Split.TRAIN, Split.VALIDATION) for member in certificate.patients.get(part, ())}
-    weakest = next(
-        (
-            source
-            for source in (PatientSource.NONE, PatientSource.NAME)
-            if source in (patient_source, certificate.patient_source)
-        ),
-        patient_source,
-    )
-    known = weakest is not PatientSource.NONE
+    own = _weaker(patient_source, certificate.patient_source)
+    met: dict[PatientSource, set[str]] = defaultdict(set)
+    names = set(patients)
+    for one in (certificate, *certificate.members):
+        key = _parse_salt(one.salt)
+        source = _weaker(patient_source, one.patient_source)
+        taught = {member for part in (Split.TRAIN, Split.VALIDATION) for member in one.patients.get(part, ())}
+        if taught and source is not PatientSource.NONE:
+            met[source] |= {patient for patient in names if _hide(patient, key) in taught}
+    told = next((source for source in (PatientSource.DICOM, PatientSource.CSV, PatientSource.NAME) if met[source]), own)
     return Leak(
         images=sum(file in seen or film in shown for file, film in zip_longest(hashes, pixels, fillvalue="")),
-        patients=sum(_hide(patient, key) in taught for patient in set(patients)) if known else 0,
-        patient_source=weakest,
+        patients=len(met[told]),
+        patient_source=told,
     )
+
+
+def meet(
+    certificate: SplitCertificate,
+    hashes: Sequence[str],
+    patients: Sequence[str],
+    patient_source: PatientSource,
+    *,
+    pixels: Sequence[str],
+) -> tuple[Split | None, ...]:
+    """Return the part in which a model met each film, or its patient, before; None where it never did.
+
+    Training goes before validation, and that before test. Patients whose names only stand in names of files count, too:
+    a film that is left out for nothing costs less than one that flatters.
+
+    Args:
+        certificate: of the model.
+        hashes: (n,) SHA-256 of each file.
+        patients: (n,) as listed.
+        patient_source: of them.
+        pixels: (n,) SHA-256 of what each file shows.
+    """
+    salted = [
+        (_parse_salt(one.salt), {part: frozenset(one.patients.get(part, ())) for part in Split})
+        for one in (certificate, *certificate.members)
+        if _weaker(patient_source, one.patient_source) is not PatientSource.NONE
+    ]
+    known = {
+        patient: {part for key, parts in salted for part in Split if _hide(patient, key) in parts[part]}
+        for patient in set(patients)
+    }
+    files, shown = (
+        {part: frozenset(held.get(part, ())) for part in Split} for held in (certificate.images, certificate.pixels)
+    )
+    return tuple(
+        next((part for part in Split if file in files[part] or film in shown[part] or part in known[patient]), None)
+        for file, film, patient in zip(hashes, pixels, patients, strict=True)
+    )
+
+
+def _weaker(one: PatientSource, other: PatientSource) -> PatientSource:
+    """Return what a patient found in two sources is worth as evidence."""
+    return next((source for source in (PatientSource.NONE, PatientSource.NAME) if source in (one, other)), one)
 
 
 def _parse_salt(salt: str) -> bytes:

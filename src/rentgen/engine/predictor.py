@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from rentgen.errors import BundleError, InputError
 from rentgen.images.prepare import fit, map_to_native, prepare, smooth
 from rentgen.images.read import read
 from rentgen.parallel.local import cores, imap
+from rentgen.parallel.pool import HERE, Pool, Work, folder_of
 from rentgen.records import (
     Card,
     Conformal,
@@ -37,6 +39,8 @@ from rentgen.records import (
 from rentgen.records.results import is_finding
 
 Source = str | Path | bytes
+GRAIN = 8
+"""Films that a worker elsewhere takes at a time, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Predictor:
         precision: Precision = Precision.AUTO,
         batch_size: int = 1,
         streams: int | None = None,
+        threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
         """Compile the bundle's graph and replay its golden vectors.
@@ -81,6 +86,7 @@ class Predictor:
             precision: of the arithmetic; by default bf16 where the processor has it and the golden vectors bear it.
             batch_size: films per call of the engine.
             streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
+            threads: of the engine, for a process that may not use the whole machine; the number of cores by default.
             cache: folder where compiled graphs are kept and looked for; none by default.
 
         Raises:
@@ -97,6 +103,7 @@ class Predictor:
                 precision=arithmetic,
                 batch_size=batch_size,
                 streams=streams,
+                threads=threads,
                 cache=cache,
             )
             replay(bundle, session)
@@ -143,17 +150,31 @@ class Predictor:
         """
         return self._answer([source], maps)[0]
 
-    def predict_many(self, sources: Iterable[Source], *, maps: bool = False) -> Iterator[Prediction]:
+    def predict_many(self, sources: Iterable[Source], *, maps: bool = False, pool: Pool = HERE) -> Iterator[Prediction]:
         """Yield the prediction for each film, in order; memory does not grow with their number.
 
         Args:
             sources: paths, or bytes of files; drawn lazily.
             maps: compute activation maps, too.
+            pool: who answers; another than this process takes all sources before it begins.
         """
-        batches = _batches(sources, self.session.batch_size)
+        session = self.session
+        folder = None
+        if pool is not HERE:
+            sources = tuple(sources)
+            folder = folder_of(Path(source) for source in sources if not isinstance(source, bytes))
         # Also with one stream, films are read while others are computed.
-        workers = max(self.session.streams, cores())
-        for answers in imap(lambda batch: self._answer(batch, maps), batches, workers=workers, ahead=4 * workers):
+        workers = max(session.streams, cores())
+        work = Work(
+            open=partial(_open, self.bundle, session.engine, session.precision, session.batch_size),
+            run=partial(_answer, maps),
+            here=self,
+            workers=workers,
+            ahead=4 * workers,
+            grain=max(1, GRAIN // session.batch_size),
+            folder=folder,
+        )
+        for answers in pool.map(work, _batches(sources, session.batch_size)):
             yield from answers
 
     def predict_film(self, film: Radiograph, *, name: str = "film", maps: bool = False) -> Prediction:
@@ -267,6 +288,16 @@ class Predictor:
             sure = [label for label in several.present if label not in several.undetermined]
             scores[[label not in (sure or several.present) for label in classes]] = 0.0
         return classes[int(self.leading(scores[np.newaxis])[0])]
+
+
+def _open(bundle: Bundle, engine: EngineName, precision: Precision, batch_size: int, threads: int) -> Predictor:
+    return Predictor(
+        bundle, engine=engine, precision=precision, batch_size=batch_size, streams=threads, threads=threads
+    )
+
+
+def _answer(maps: bool, predictor: Predictor, sources: list[Source]) -> list[Prediction]:
+    return predictor._answer(sources, maps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class Session:
         precision: Precision = Precision.F32,
         batch_size: int = 1,
         streams: int | None = None,
+        threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
         """Compile a graph whose input is uint8 (N, height, width).
@@ -79,6 +80,7 @@ class Session:
             precision: of the arithmetic; ONNX Runtime has f32 only.
             batch_size: images per call.
             streams: calls side by side; the number of cores by default. 1 gives a single film all cores.
+            threads: of the engine, for a process that may not use the whole machine; the number of cores by default.
             cache: folder where OpenVINO's compiled graphs are kept and looked for; none by default.
 
         Raises:
@@ -98,7 +100,7 @@ class Session:
         if self.engine is EngineName.OPENVINO:
             self.precision = best_precision(Precision(precision))
             self._graphs, self.size, self._names = _open_openvino(
-                model, self.precision, batch_size=batch_size, streams=self.streams, cache=cache
+                model, self.precision, batch_size=batch_size, options=_options(self.streams, threads), cache=cache
             )
             # OpenVINO's Python layer fills tables on first use, under locks that two threads can turn into a deadlock
             # with the interpreter's own (seen in 2026.4: Tensor.data). So the first use of all is made alone, here.
@@ -108,7 +110,7 @@ class Session:
             if Precision(precision) is Precision.BF16:
                 raise SettingError("ONNX Runtime computes in f32 only, but bf16 was asked for. Use f32 or auto.")
             self.precision = Precision.F32
-            self._runtime = _open_runtime(model, self.streams)
+            self._runtime = _open_runtime(model, self.streams, threads)
             self.size = _find_size([(item.name, item.type, item.shape) for item in self._runtime.get_inputs()])
             self._names = [output.name for output in self._runtime.get_outputs()]
 
@@ -218,10 +220,9 @@ def _without(graph: Any, names: Sequence[str]) -> Any:  # noqa: ANN401
 
 
 def _open_openvino(
-    model: bytes, precision: Precision, *, batch_size: int, streams: int, cache: Path | None
+    model: bytes, precision: Precision, *, batch_size: int, options: Mapping[str, object], cache: Path | None
 ) -> tuple[dict[str, Any], tuple[int, int], list[str]]:
     """Return the compiled graphs by what they are for, height and width of the input, and the names of the outputs."""
-    options = _options(streams)
     if cache is None:
         return _compile_all(model, precision, batch_size, options)
     core = openvino.Core()
@@ -269,12 +270,16 @@ def _precision_of(place: str, precision: Precision) -> Precision:
     return Precision.F32 if place == EXACT else precision
 
 
-def _options(streams: int) -> dict[str, object]:
+def _options(streams: int, threads: int | None) -> dict[str, object]:
     """Return how the engine shall use the processors.
 
     Pinned threads stand still where another program has their processor, and two programs pin to the same ones.
     """
-    return {"INFERENCE_NUM_THREADS": max(streams, cores()), "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+    return {
+        "INFERENCE_NUM_THREADS": max(streams, threads or cores()),
+        "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 def _compile(graph: Any, precision: Precision, options: Mapping[str, object]) -> Any:  # noqa: ANN401
@@ -289,13 +294,13 @@ def _export(graph: Any) -> bytes:  # noqa: ANN401
     return stream.getvalue()
 
 
-def _open_runtime(model: bytes, streams: int) -> Any:  # noqa: ANN401
+def _open_runtime(model: bytes, streams: int, threads: int | None) -> Any:  # noqa: ANN401
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "onnxruntime", "the engine onnxruntime") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, cores() // streams)
+    options.intra_op_num_threads = max(1, (threads or cores()) // streams)
     try:
         return onnxruntime.InferenceSession(model, options, providers=onnxruntime.get_available_providers())
     except Exception as error:

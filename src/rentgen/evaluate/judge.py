@@ -17,6 +17,7 @@ from rentgen.evaluate.intervals import RESAMPLES
 from rentgen.evaluate.measure import evaluate
 from rentgen.images.overlay import encode_png, overlay, thumbnail
 from rentgen.images.read import read
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Card,
     Evaluation,
@@ -63,6 +64,7 @@ def judge(
     resamples: int = RESAMPLES,
     gallery: int = GALLERY,
     progress: Progress | None = None,
+    pool: Pool = HERE,
 ) -> Judgement:
     """Return what a bundle does on a labelled set.
 
@@ -76,13 +78,14 @@ def judge(
         resamples: of the patients.
         gallery: how many mistakes, and how many examples, to draw; 0 for none.
         progress: stage `predictions`, films done, films in all.
+        pool: who predicts.
 
     Raises:
         DataError: a film without label or with one that the bundle does not know; no film could be read.
     """
-    listing = _fit_labels(listing, predictor.card)
+    listing = fit_labels(listing, predictor.card)
     predictions: list[Prediction] = []
-    for prediction in predictor.predict_many(record.path for record in listing.records):
+    for prediction in predictor.predict_many((record.path for record in listing.records), pool=pool):
         predictions.append(prediction)
         if progress is not None:
             progress("predictions", len(predictions), len(listing))
@@ -109,7 +112,7 @@ def judge_again(
         seed: of the bootstrap.
         resamples: of the patients.
     """
-    fitted = _fit_labels(listing, predictor.card)
+    fitted = fit_labels(listing, predictor.card)
     return replace(judgement, evaluation=_evaluate(predictor, fitted, judgement.predictions, seed, resamples))
 
 
@@ -135,7 +138,7 @@ def select_part(listing: Listing, predictor: Predictor, part: Split, hashes: Map
     return replace(listing, records=chosen)
 
 
-def _fit_labels(listing: Listing, card: Card) -> Listing:
+def fit_labels(listing: Listing, card: Card) -> Listing:
     """Return the films with labels that the bundle knows, in its order.
 
     Raises:

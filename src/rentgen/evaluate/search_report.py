@@ -186,6 +186,7 @@ def _scatter(whole: Sequence[Trial]) -> str:
             axes.set_xlabel(name.split(".")[1].replace("_", " "))
             if name in ("head.learning_rate", "head.hidden", "head.batch_size"):
                 axes.set_xscale("log")
+                axes.minorticks_off()
             axes.set_ylim(min(losses) * 0.97, float(np.quantile(losses, 0.9)) * 1.05)
         figure.suptitle("Loss over each setting")
 

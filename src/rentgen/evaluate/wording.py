@@ -393,6 +393,7 @@ def model_words(card: Card) -> list[tuple[str, str]]:
     return [
         ("Backbone", f"{backbone.get('name', 'unknown')}, {backbone.get('features', 'unknown')} features"),
         ("Starting weights", str(backbone.get("weights", "unknown"))),
+        *(("Member", f"{one['name']}, weight {one['weight']:.3f}") for one in backbone.get("members", ())),
         ("Input", f"{fed.width} by {fed.height} pixels, {resize}{borders}"),
         ("Classes", ", ".join(card.classes)),
         ("Answers", "several findings a film, a sigmoid each" if card.task is Task.MULTILABEL else "one class a film"),

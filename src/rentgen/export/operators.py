@@ -239,6 +239,7 @@ OPERATORS: Mapping[str, Operator] = {
     "HardSwish": lambda x, _: fn.hardswish(x[0]),
     "Identity": lambda x, _: x[0],
     "LayerNormalization": _layer_norm,
+    "Log": lambda x, _: x[0].log(),
     "MatMul": lambda x, _: x[0] @ x[1],
     "MaxPool": _max_pool,
     "Mul": _same_kind(lambda a, b: a * b),

@@ -77,7 +77,7 @@ class Domain(nn.Module):
         grey = (grey - grey.mean((2, 3), keepdim=True)) / self.backbone.std.mean()
         # Not `expand`: see Backbone.forward.
         maps: list[Tensor] = self.backbone.network.forward_intermediates(  # type: ignore[operator]
-            torch.cat([grey, grey, grey], 1),
+            torch.cat([grey] * self.backbone.channels, 1),
             indices=list(self.places),
             stop_early=True,
             output_fmt="NCHW",

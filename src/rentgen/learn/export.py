@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.head import Head
+from rentgen.learn.networks import Pooling
 
 OUTPUTS = ("logits", "embedding", "activation_maps")
 OPSET = 20
@@ -39,8 +40,10 @@ class _Features(nn.Module):
         self.domain = domain
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        maps = [member(image) for member in self.members]
-        outputs = [output for feature_map in maps for output in (feature_map.mean((2, 3)), feature_map)]
+        outputs: list[Tensor] = []
+        for member in self.members:
+            assert isinstance(member, Backbone)  # noqa: S101
+            outputs += member.embed(image)
         return (*outputs, *(() if self.domain is None else (self.domain(image),)))
 
 
@@ -75,7 +78,7 @@ def export_members(members: Sequence[Backbone], size: tuple[int, int], domain: n
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing.")
     model = _strip(program.model_proto)
-    _merge_repeats(model)
+    merge_repeats(model)
     graph: bytes = model.SerializeToString()
     return graph
 
@@ -213,9 +216,8 @@ class TorchClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, classes) and the feature map (N, C, h, w) of uint8 images (N, H, W)."""
-        feature_map = self.backbone(image)
-        hidden = self.hidden(feature_map.mean((2, 3))).relu()
-        return self.classifier(hidden), feature_map
+        features, feature_map = self.backbone.embed(image)
+        return self.classifier(self.hidden(features).relu()), feature_map
 
 
 def explain(members: Sequence[TorchClassifier], image: Tensor) -> dict[str, Tensor]:
@@ -223,20 +225,25 @@ def explain(members: Sequence[TorchClassifier], image: Tensor) -> dict[str, Tens
 
     The maps of a film are nan where a hidden unit stands so near to zero that rounding decides whether it counts.
     """
-    maps, embeddings, before = [], [], []
+    leaves, maps, embeddings, before = [], [], [], []
     logits = torch.zeros(())
     for member in members:
         with torch.no_grad():
-            feature_map = member.backbone(image)
-        maps.append(feature_map.requires_grad_(True))
-        embeddings.append(feature_map.mean((2, 3)))
+            features, feature_map = member.backbone.embed(image)
+        maps.append(feature_map)
+        if member.backbone.pooling is Pooling.TOKEN:
+            leaves.append(features.requires_grad_(True))
+            embeddings.append(features)
+        else:
+            leaves.append(feature_map.requires_grad_(True))
+            embeddings.append(feature_map.mean((2, 3)))
         before.append(member.hidden(embeddings[-1]))
         logits = logits.to(image.device) + member.classifier(before[-1].relu()) / len(members)
     found = []
     for number in range(logits.shape[1]):
-        gradients = torch.autograd.grad(logits[:, number].sum(), maps, retain_graph=True)
+        gradients = torch.autograd.grad(logits[:, number].sum(), leaves, retain_graph=True)
         weighted = [
-            (gradient.mean((2, 3), keepdim=True) * feature_map).sum(1)
+            (_at_each_place(gradient, feature_map) * feature_map).sum(1)
             for gradient, feature_map in zip(gradients, maps, strict=True)
         ]
         found.append(torch.stack(weighted).sum(0).relu())  # (N, h, w)
@@ -247,7 +254,14 @@ def explain(members: Sequence[TorchClassifier], image: Tensor) -> dict[str, Tens
     return {name: tensor.detach() for name, tensor in values.items()}
 
 
-def _merge_repeats(model: onnx.ModelProto) -> None:
+def _at_each_place(gradient: Tensor, feature_map: Tensor) -> Tensor:
+    """Return (N, C, 1, 1) of a gradient with respect to a map, or to features that stand for its mean."""
+    if gradient.ndim == feature_map.ndim:
+        return gradient.mean((2, 3), keepdim=True)
+    return gradient[:, :, None, None] / (feature_map.shape[2] * feature_map.shape[3])
+
+
+def merge_repeats(model: onnx.ModelProto) -> None:
     """Make what is computed twice from the same things stand once: equal constants, then equal nodes, from the top."""
     graph = model.graph
     instead: dict[str, str] = {}

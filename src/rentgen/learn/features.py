@@ -13,12 +13,10 @@ import hashlib
 import io
 import json
 import logging
-import os
 import secrets
-import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,19 +24,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import timm
-import torch
 
-from rentgen.engine.session import Session
 from rentgen.errors import DataError, InputError
 from rentgen.images.prepare import fit, smooth
 from rentgen.images.read import read
 from rentgen.learn.augment import augment, view_rng
-from rentgen.learn.backbones import Backbone
-from rentgen.learn.export import export_backbone
+from rentgen.learn.extractors import Extractor, Run, write_whole
 from rentgen.learn.settings import AugmentSettings
-from rentgen.parallel.local import cores, imap
-from rentgen.records import Float32, Precision, Preprocessing, Progress, UInt8
+from rentgen.parallel.local import cores
+from rentgen.parallel.pool import HERE, Pool, Work, folder_of
+from rentgen.records import Preprocessing, Progress, UInt8
 
 logger = logging.getLogger(__name__)
 
@@ -70,97 +65,6 @@ class Film:
     path: Path
     content_hash: str
     views: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Extractor:
-    """Who computes features, and what makes its results its own.
-
-    Attributes:
-        run: (N, height, width) uint8 to (N, features) float32; may be called from several threads.
-        features: how many.
-        identity: all that decides the values, for the cache's key.
-        workers: calls side by side.
-        batch_size: films per call.
-    """
-
-    run: Callable[[UInt8], Float32]
-    features: int
-    identity: Mapping[str, Any]
-    workers: int
-    batch_size: int
-
-
-def openvino_extractor(graph: bytes, backbone: Backbone, precision: Precision, *, batch_size: int = 8) -> Extractor:
-    """Return the extractor for a CPU: the exported graph in the inference engine.
-
-    Args:
-        graph: what `export_backbone` wrote.
-        backbone: what it was written of.
-        precision: of the arithmetic.
-        batch_size: films per call.
-    """
-    session = Session(graph, precision=precision, batch_size=batch_size)
-    return Extractor(
-        run=lambda images: session.run(images, ("embedding_0",))["embedding_0"],
-        features=backbone.features,
-        identity={
-            "backbone": backbone.fingerprint,
-            "name": backbone.name,
-            "precision": str(session.precision),
-            "openvino": version("openvino"),
-        },
-        workers=session.streams,
-        batch_size=batch_size,
-    )
-
-
-def torch_extractor(backbone: Backbone, *, batch_size: int = 64, device: str | None = None) -> Extractor:
-    """Return the extractor for a GPU (or, slower, a CPU): torch in float32.
-
-    Args:
-        backbone: the network.
-        batch_size: films per call.
-        device: as torch names it; CUDA where there is one, by default.
-    """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = backbone.to(place).to(memory_format=torch.channels_last)
-
-    def run(images: UInt8) -> Float32:
-        with torch.inference_mode():
-            pooled = network(torch.from_numpy(images).to(place)).mean((2, 3))
-            result: Float32 = pooled.cpu().numpy()
-            return result
-
-    return Extractor(
-        run=run,
-        features=backbone.features,
-        identity={
-            "backbone": backbone.fingerprint,
-            "name": backbone.name,
-            "precision": "torch-f32",
-            "torch": torch.__version__,
-        },
-        workers=1,
-        batch_size=batch_size,
-    )
-
-
-def cached_graph(backbone: Backbone, size: tuple[int, int], cache: Path) -> bytes:
-    """Return the backbone as ONNX, from the cache where the same versions of torch and timm exported it before."""
-    made_by = f"torch{torch.__version__}-timm{timm.__version__}"
-    path = cache / "graphs" / f"{backbone.name}-{backbone.fingerprint[:32]}-{size[0]}x{size[1]}-{made_by}-members.onnx"
-    seal = path.with_suffix(".sha256")
-    if path.is_file() and seal.is_file():
-        graph = path.read_bytes()
-        if hashlib.sha256(graph).hexdigest().encode() == seal.read_bytes():
-            return graph
-        logger.warning("the cached graph %s is damaged and is exported anew", path.name)
-    graph = export_backbone(backbone, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: file.write(graph))
-    write_whole(seal, lambda file: file.write(hashlib.sha256(graph).hexdigest().encode()))
-    return graph
 
 
 class FeatureStore:
@@ -263,6 +167,7 @@ def extract(
     cache: Path,
     seed: int = 0,
     progress: Progress | None = None,
+    pool: Pool = HERE,
 ) -> FeatureStore:
     """Return a store that holds the features of every wanted view, computing those that it did not.
 
@@ -274,6 +179,7 @@ def extract(
         cache: the cache's folder.
         seed: of the augmentation.
         progress: stage `features`, films done, films in all, and a note with the speed.
+        pool: who reads and computes; this process alone writes the store.
 
     Raises:
         InputError: a file can no longer be read, or is not what was listed.
@@ -281,7 +187,6 @@ def extract(
     identity = {
         **extractor.identity,
         "preprocessing": preprocessing.to_dict(),
-        "pooling": "mean",
         # Another version may read, prepare or augment differently.
         "rentgen": version("rentgen"),
         "films": FILMS_VERSION,
@@ -300,26 +205,46 @@ def extract(
         if missing:
             todo.append((film, missing))
 
-    def compute(chunk: list[tuple[Film, list[int]]]) -> tuple[list[bytes], Half]:
+    chunks = list(_chunks(todo, extractor.batch_size))
+    done = len(films) - len(todo)
+    task = _Task(preprocessing, settings, seed, extractor.batch_size)
+    work = Work(
+        open=extractor.open,
+        run=task.compute,
+        here=extractor.run,
+        workers=extractor.workers,
+        ahead=4 * cores(),
+        gpus=extractor.gpus,
+        folder=folder_of(film.path for film, _ in todo),
+    )
+    _collect(store, zip(chunks, pool.map(work, chunks), strict=True), done, len(films), progress)
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What to compute of films."""
+
+    preprocessing: Preprocessing
+    settings: AugmentSettings
+    seed: int
+    batch_size: int
+
+    def compute(self, run: Run, chunk: Sequence[tuple[Film, list[int]]]) -> tuple[list[bytes], Half]:
+        """Return the keys of the chunk's views, and their features (views, features)."""
         keys: list[bytes] = []
         images: list[UInt8] = []
         for film, views in chunk:
-            fitted = _fit(film, preprocessing)
+            fitted = _fit(film, self.preprocessing)
             for view in views:
-                rng = view_rng(film.content_hash, view, seed)
-                seen = fitted if view == 0 else augment(fitted, settings, rng)
-                images.append(smooth(seen, preprocessing.smooth_px))
-                keys.append(view_key(film.content_hash, view, settings, seed))
-        size = extractor.batch_size
-        rows = [extractor.run(np.stack(images[start : start + size])) for start in range(0, len(images), size)]
+                rng = view_rng(film.content_hash, view, self.seed)
+                seen = fitted if view == 0 else augment(fitted, self.settings, rng)
+                images.append(smooth(seen, self.preprocessing.smooth_px))
+                keys.append(view_key(film.content_hash, view, self.settings, self.seed))
+        size = self.batch_size
+        rows = [run(np.stack(images[start : start + size])) for start in range(0, len(images), size)]
         with np.errstate(over="ignore"):  # the store refuses what does not fit
             return keys, np.concatenate(rows).astype(np.float16)
-
-    chunks = list(_chunks(todo, extractor.batch_size))
-    done = len(films) - len(todo)
-    results = imap(compute, chunks, workers=extractor.workers, ahead=4 * cores())
-    _collect(store, zip(chunks, results, strict=True), done, len(films), progress)
-    return store
 
 
 def _chunks(todo: Iterable[tuple[Film, list[int]]], batch_size: int) -> Iterator[list[tuple[Film, list[int]]]]:
@@ -380,16 +305,3 @@ def _changes(settings: AugmentSettings) -> dict[str, Any]:
 
 def _checksum(keys: bytes, matrix: bytes) -> bytes:
     return zlib.crc32(keys, zlib.crc32(matrix)).to_bytes(CHECKSUM_BYTES, "big")
-
-
-def write_whole(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file so that it is whole, or not there, whatever happens meanwhile."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
-        try:
-            write(draft)
-            draft.flush()
-            os.fsync(draft.fileno())
-        except BaseException:
-            os.unlink(draft.name)
-            raise
-    os.replace(draft.name, path)

@@ -95,7 +95,9 @@ class FineTuning:
     checkpoint: Path
 
 
-def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Backbone, Head, History]:
+def finetune(
+    task: FineTuning, *, over: Callable[[], bool] | None = None, progress: Progress | None = None
+) -> tuple[Backbone, Head, History]:
     """Return the backbone and head of the best epoch, and how training went.
 
     The best epoch has the lowest mean of plain and stressed validation loss, by `stress_weight`, after a calibration
@@ -104,6 +106,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
 
     Args:
         task: what to train, and on what.
+        over: asked after each epoch; True ends the training with the best so far.
         progress: stage `finetune`, steps done, steps in all, and a note.
 
     Raises:
@@ -148,8 +151,8 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
         films, targets = mix_batch(films, objective.prepare(labels), task.shift, generator)
         films = smooth_batch(films, task.smooth_px)
         with arithmetic():
-            feature_map = model.backbone(films)  # (B, C, h, w)
-        hidden = model.hidden(feature_map.float().mean((2, 3))).relu()  # (B, hidden)
+            features, _ = model.backbone.embed(films)  # (B, C)
+        hidden = model.hidden(features).relu()  # (B, hidden)
         keep = torch.rand(hidden.shape, generator=generator).to(device).ge(task.dropout) / (1 - task.dropout)
         logits = model.classifier(hidden * keep)  # (B, classes)
         loss = objective.loss(logits, *targets)
@@ -182,6 +185,7 @@ def finetune(task: FineTuning, *, progress: Progress | None = None) -> tuple[Bac
                     state.parts[name].append(objective.figures(answers, torch.from_numpy(part.labels)))
                     state.choice[name] = calibrated_loss(answers.numpy(), part.labels)
             _judge_epoch(state, average, settings)
+            state.stopped |= over is not None and over()
         if time.monotonic() - saved > CHECKPOINT_SECONDS or state.step % per_epoch == 0:
             state.seconds += time.monotonic() - saved
             saved = time.monotonic()

@@ -11,19 +11,12 @@ import torch
 
 from rentgen.data.split import select
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.features import (
-    Extractor,
-    FeatureStore,
-    Film,
-    cached_graph,
-    extract,
-    openvino_extractor,
-    torch_extractor,
-    view_key,
-)
+from rentgen.learn.extractors import Extractor, cached_graph, openvino_extractor, torch_extractor
+from rentgen.learn.features import FeatureStore, Film, extract, view_key
 from rentgen.learn.head import Features, Head, train_head
 from rentgen.learn.parts import Shared
 from rentgen.learn.recipe import Recipe
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import Epoch, History, Listing, Precision, Progress, Split, truth_of
 
 
@@ -45,9 +38,12 @@ class Start:
         graph = cached_graph(self.backbone, size, cache)
         return openvino_extractor(graph, self.backbone, Precision(self.recipe.backbone.precision))
 
-    def train_head(self, shared: Shared, cache: Path, progress: Progress | None = None) -> tuple[Head, History]:
+    def train_head(
+        self, shared: Shared, cache: Path, progress: Progress | None = None, pool: Pool = HERE
+    ) -> tuple[Head, History]:
         """Return the head on cached features, and how its training went."""
-        return _train_head(shared.listing, shared.examined.hashes, self.extractor(cache), self.recipe, cache, progress)
+        extractor = self.extractor(cache)
+        return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress, pool)
 
 
 def _train_head(
@@ -57,13 +53,21 @@ def _train_head(
     recipe: Recipe,
     cache: Path,
     progress: Progress | None,
+    pool: Pool,
 ) -> tuple[Head, History]:
     films = [
         Film(record.path, hashes[record.path], recipe.augment.views if record.split is Split.TRAIN else 0)
         for record in listing.records
     ]
     store = extract(
-        films, extractor, recipe.preprocessing, recipe.augment, cache=cache, seed=recipe.head.seed, progress=progress
+        films,
+        extractor,
+        recipe.preprocessing,
+        recipe.augment,
+        cache=cache,
+        seed=recipe.head.seed,
+        progress=progress,
+        pool=pool,
     )
 
     def report(epoch: int, figures: Mapping[str, Epoch]) -> None:

@@ -15,7 +15,7 @@ from rentgen.images.prepare import prepare
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.domain import fit_domain
 from rentgen.learn.export import TorchClassifier, explain, export_members, halve, join_heads
-from rentgen.learn.features import cached_graph
+from rentgen.learn.extractors import cached_graph
 from rentgen.learn.members import FittedFilms, Member
 from rentgen.learn.recipe import Recipe
 from rentgen.records import Float32, Precision, Progress, Radiograph, Split, UInt8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from rentgen.learn.backbones import Backbone
 from rentgen.learn.finetune import Films, FineTuning, finetune
 from rentgen.learn.head import Head
 from rentgen.learn.recipe import Recipe
-from rentgen.parallel.local import imap
+from rentgen.parallel.pool import HERE, Pool, Work, folder_of, open_nothing
 from rentgen.records import History, Int64, Listing, Preprocessing, Progress, Split, UInt8, truth_of
+
+GRAIN = 8
+"""Films that a worker elsewhere takes at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +67,7 @@ def read_part(
     preprocessing: Preprocessing,
     scratch: Path,
     progress: Progress | None = None,
+    pool: Pool = HERE,
 ) -> FittedFilms:
     """Return the films of a part at the network's input size, in a memory-mapped file.
 
@@ -73,6 +78,7 @@ def read_part(
         preprocessing: its size, resizing and cropping.
         scratch: a folder for the file.
         progress: stage `films`.
+        pool: who reads.
 
     Raises:
         InputError: a file can no longer be read, or is not what was listed.
@@ -83,14 +89,10 @@ def read_part(
     if not records:
         return FittedFilms(np.empty(shape, np.uint8), truth, (), "")
 
-    def load(path: Path) -> UInt8:
-        film = read(path)
-        if film.content_hash != hashes[path]:
-            raise InputError(path, "the file changed while it was in use; start again.")
-        return fit(film, preprocessing).pixels
-
     images = np.lib.format.open_memmap(scratch / f"{part}.npy", mode="w+", dtype=np.uint8, shape=shape)
-    for number, pixels in enumerate(imap(load, [record.path for record in records])):
+    paths = [record.path for record in records]
+    work = Work(open_nothing, partial(_load, preprocessing), grain=GRAIN, folder=folder_of(paths))
+    for number, pixels in enumerate(pool.map(work, [(path, hashes[path]) for path in paths])):
         images[number] = pixels
         if progress is not None:
             progress("films", number + 1, len(records), str(part))
@@ -100,6 +102,14 @@ def read_part(
         patients=tuple(record.patient for record in records),
         identity=hashlib.sha256("".join(hashes[record.path] for record in records).encode()).hexdigest(),
     )
+
+
+def _load(preprocessing: Preprocessing, _: bool, item: tuple[Path, str]) -> UInt8:
+    path, content_hash = item
+    film = read(path)
+    if film.content_hash != content_hash:
+        raise InputError(path, "the file changed while it was in use; start again.")
+    return fit(film, preprocessing).pixels
 
 
 def plan_member(

@@ -13,6 +13,7 @@ from rentgen.data.listing import list_images
 from rentgen.data.split import check_split, keep_together, split
 from rentgen.errors import DataError, LeakError
 from rentgen.learn.settings import DataSettings
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import Audit, Listing, PatientSource, Progress, Split, Task
 
 
@@ -41,6 +42,7 @@ def share_out(
     patient_pattern: str | None = None,
     findings: tuple[str, ...] = (),
     progress: Progress | None = None,
+    pool: Pool = HERE,
 ) -> Shared:
     """Return the readable films with their parts, and their audit.
 
@@ -51,6 +53,7 @@ def share_out(
         patient_pattern: finds the patient in a file name.
         findings: of a table of several findings, those to learn; all of them by default.
         progress: stage `audit`.
+        pool: who reads.
 
     Raises:
         DataError: one class, an empty part, or a test set that does not fit.
@@ -68,7 +71,9 @@ def share_out(
         other = align(other, own.classes) if own.task is Task.MULTILABEL else other
     everything = own if other is None else _joined(own, other)
     examined = examine(
-        everything, progress=None if progress is None else lambda done, total: progress("audit", done, total)
+        everything,
+        progress=None if progress is None else lambda done, total: progress("audit", done, total),
+        pool=pool,
     )
     hashes = examined.hashes
     own = replace(own, records=tuple(record for record in own.records if record.path in hashes))

@@ -35,6 +35,7 @@ class BackboneSettings:
     Attributes:
         name: a timm model, or `auto`.
         normalise: `fixed` takes the mean grey level of the pretraining films off each film; `film` its own.
+        pooling: `mean` over the places of the last map, the class `token` of a transformer, or `auto` as it was taught.
         precision: `auto`, `f32` or `bf16`.
         engine: `auto`, `openvino` or `torch`.
         stored: how weights lie in the bundle: `f32`, or `f16` for half the size.
@@ -42,12 +43,14 @@ class BackboneSettings:
 
     name: str = "auto"
     normalise: str = "fixed"
+    pooling: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
     stored: str = "f32"
 
     def __post_init__(self) -> None:
         _one_of("backbone.stored", self.stored, ("f32", "f16"))
+        _one_of("backbone.pooling", self.pooling, ("auto", "mean", "token"))
         _one_of("backbone.normalise", self.normalise, ("fixed", "film"))
         _one_of("backbone.precision", self.precision, ("auto", "f32", "bf16"))
         _one_of("backbone.engine", self.engine, ("auto", "openvino", "torch"))

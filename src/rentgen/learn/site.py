@@ -115,14 +115,8 @@ def look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | Non
         failed=judged.evaluation.failed,
     )
     made = bundle.split
-    taught = replace(
-        made,
-        images={Split.TRAIN: made.images.get(Split.TRAIN, ())},
-        pixels={Split.TRAIN: made.pixels.get(Split.TRAIN, ())},
-        patients={Split.TRAIN: made.patients.get(Split.TRAIN, ())},
-    )
     leak = find_leak(
-        taught,
+        replace(_taught(made), members=tuple(map(_taught, made.members))),
         [content for content, _ in site.hashes],
         [record.patient for record in site.records],
         listing.patient_source,
@@ -134,6 +128,16 @@ def look(bundle: Bundle, listing: Listing, needed: int, progress: Progress | Non
             "than of any others. Calibrate on films that did not."
         )
     return site
+
+
+def _taught(made: SplitCertificate) -> SplitCertificate:
+    """Return the training part of a certificate."""
+    return replace(
+        made,
+        images={Split.TRAIN: made.images.get(Split.TRAIN, ())},
+        pixels={Split.TRAIN: made.pixels.get(Split.TRAIN, ())},
+        patients={Split.TRAIN: made.patients.get(Split.TRAIN, ())},
+    )
 
 
 def remember(certificate: SplitCertificate, listing: Listing, site: Site) -> SplitCertificate:

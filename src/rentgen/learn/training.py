@@ -21,18 +21,20 @@ from rentgen.bundle import Bundle
 from rentgen.data.split import certify, select
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import MissingExtraError
-from rentgen.evaluate.judge import GALLERY, Judgement, judge, judge_again
-from rentgen.evaluate.metrics import choose_operating_points, positive_class
+from rentgen.evaluate.judge import Judgement
+from rentgen.evaluate.metrics import positive_class
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.finetune import RateSearch, find_rate
 from rentgen.learn.frozen import Start
 from rentgen.learn.graph import build_graph
+from rentgen.learn.judging import judge_parts
 from rentgen.learn.knowing import admit_bf16, know, measure_sets
 from rentgen.learn.members import Member, plan_member, read_part, train_members
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
-from rentgen.learn.trust import Trust, probe
+from rentgen.learn.trust import Trust
+from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import (
     Audit,
     Card,
@@ -42,7 +44,6 @@ from rentgen.records import (
     Progress,
     Split,
     Task,
-    truth_of,
 )
 
 try:
@@ -74,6 +75,7 @@ class TrainingPlan:
         command: that is noted in the card.
         findings: of a table of several findings, those to learn; all of them by default.
         probed: find out, too, how the model bears worse films, where it looks, and what its heat maps are worth.
+        pool: who reads films, computes features and predicts.
     """
 
     data: Path
@@ -87,6 +89,7 @@ class TrainingPlan:
     command: str = ""
     findings: tuple[str, ...] = ()
     probed: bool = True
+    pool: Pool = HERE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,11 +140,11 @@ def train(
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
     if fitted is None:
-        head, history = start.train_head(shared, plan.cache, progress)
+        head, history = start.train_head(shared, plan.cache, progress, plan.pool)
         members = [Member(backbone, head)]
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
-            part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress)
+            part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress, plan.pool)
             for part in Split
             if part is not Split.TRAIN or recipe.finetune.epochs or recipe.answer.kept
         }
@@ -173,10 +176,18 @@ def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> Rate
     start, shared = _begin(plan, progress)
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
-            part: read_part(shared.listing, part, shared.examined.hashes, recipe.preprocessing, Path(scratch), progress)
+            part: read_part(
+                shared.listing,
+                part,
+                shared.examined.hashes,
+                recipe.preprocessing,
+                Path(scratch),
+                progress,
+                plan.pool,
+            )
             for part in Split
         }
-        head, _ = start.train_head(shared, plan.cache, progress)
+        head, _ = start.train_head(shared, plan.cache, progress, plan.pool)
         task = plan_member(recipe, 0, Member(start.backbone, head), parts, plan.cache)
         return find_rate(task, progress=progress)
 
@@ -193,6 +204,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None 
         weights=plan.weights,
         size=(recipe.preprocessing.height, recipe.preprocessing.width),
         normalise=recipe.backbone.normalise,
+        pooling=recipe.backbone.pooling,
     )
     recipe = recipe.change("backbone", name=backbone.name)
     if progress is not None:
@@ -204,6 +216,7 @@ def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None 
         patient_pattern=plan.patient_pattern,
         findings=plan.findings,
         progress=progress,
+        pool=plan.pool,
     )
     plan.cache.mkdir(parents=True, exist_ok=True)
     return Start(recipe, backbone), shared
@@ -243,43 +256,14 @@ def _judge_and_write(draft: Bundle, plan: TrainingPlan, shared: Shared, progress
     listing = shared.listing
     # Patients of a test set of its own are known by its own means.
     test_part = replace(select(listing, Split.TEST), patient_source=shared.test_source)
-    gallery = 0 if len(test_part) else GALLERY
-    chooser = judge(
-        Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), gallery=gallery, progress=progress
+    judged = judge_parts(
+        draft,
+        select(listing, Split.VALIDATION),
+        test_part,
+        probed=plan.probed,
+        pool=plan.pool,
+        progress=progress,
     )
-    pairs = [
-        (record, prediction)
-        for record, prediction in zip(chooser.records, chooser.predictions, strict=True)
-        if prediction.label is not None
-    ]
-    points = choose_operating_points(
-        np.array([list(prediction.probabilities.values()) for _, prediction in pairs]),
-        truth_of([record for record, _ in pairs], draft.card.classes, draft.card.task),
-        draft.card.classes,
-        rng=np.random.default_rng(0),
-        patients=[record.patient for record, _ in pairs],
-        positive=draft.card.positive,
-    )
-    draft = replace(draft, card=replace(draft.card, operating_points=points))
-    if draft.card.task is Task.MULTILABEL:
-        # A finding's recall is that at its own operating point, which was not there before.
-        chooser = judge_again(Predictor(draft, precision=Precision.F32), select(listing, Split.VALIDATION), chooser)
-    test = judge(Predictor(draft, precision=Precision.F32), test_part, progress=progress) if len(test_part) else None
-    card = replace(
-        draft.card,
-        validation=chooser.evaluation.to_dict(),
-        test=None if test is None else test.evaluation.to_dict(),
-    )
-    trust = None
-    if plan.probed:
-        looked_at = test_part if len(test_part) else select(listing, Split.VALIDATION)
-        trust = probe(Predictor(draft, precision=Precision.F32), looked_at, progress)
-        card = replace(
-            card,
-            robustness=trust.robustness.to_dict(),
-            shortcuts=trust.shortcuts.to_dict(),
-            heat_maps=trust.heat_maps.to_dict(),
-        )
-    final = replace(draft, card=card)
+    final = replace(draft, card=judged.card)
     final = replace(final, bundle_id=bundles.write(plan.out, final))
-    return Training(final, listing, shared.audit, chooser, test, trust)
+    return Training(final, listing, shared.audit, judged.validation, judged.test, judged.trust)

@@ -185,6 +185,8 @@ class SplitCertificate:
         patients: part to sorted salted hashes of its patients.
         patient_source: how patients became known.
         audit: `Audit.summary()` of the split set.
+        members: of an ensemble, what else knows its patients: the certificates of its members, each with a salt of its
+            own and without members or films; those films are among `images` and `pixels`. Empty elsewhere.
     """
 
     salt: str
@@ -193,9 +195,11 @@ class SplitCertificate:
     patients: Mapping[Split, tuple[str, ...]]
     patient_source: PatientSource
     audit: Mapping[str, Any]
+    members: tuple[SplitCertificate, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return plain JSON values; `members` only where there are some."""
+        members = {"members": [member.to_dict() for member in self.members]} if self.members else {}
         return {
             "salt": self.salt,
             "images": {str(part): list(members) for part, members in self.images.items()},
@@ -203,6 +207,7 @@ class SplitCertificate:
             "patients": {str(part): list(members) for part, members in self.patients.items()},
             "patient_source": str(self.patient_source),
             "audit": dict(self.audit),
+            **members,
         }
 
     @classmethod
@@ -215,4 +220,6 @@ class SplitCertificate:
             patients={Split(part): tuple(members) for part, members in values["patients"].items()},
             patient_source=PatientSource(values["patient_source"]),
             audit=values["audit"],
+            # One level: a member has none.
+            members=tuple(cls.from_dict({**member, "members": ()}) for member in values.get("members", ())),
         )

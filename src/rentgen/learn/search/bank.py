@@ -16,7 +16,8 @@ from rentgen.errors import DataError, InputError
 from rentgen.images.corrupt import CORRUPTIONS, stress
 from rentgen.images.prepare import fit, smooth
 from rentgen.images.read import read
-from rentgen.learn.features import FILMS_VERSION, SHARD_ROWS, Extractor, FeatureStore, Film, Half, extract, view_key
+from rentgen.learn.extractors import Extractor
+from rentgen.learn.features import FILMS_VERSION, SHARD_ROWS, FeatureStore, Film, Half, extract, view_key
 from rentgen.learn.frozen import Start
 from rentgen.learn.parts import Shared
 from rentgen.learn.search.space import VIEWS, Sight
@@ -182,7 +183,6 @@ def _stressed(
     identity = {
         **extractor.identity,
         "preprocessing": preprocessing.to_dict(),
-        "pooling": "mean",
         "rentgen": version("rentgen"),
         "films": FILMS_VERSION,
         "pillow": version("pillow"),

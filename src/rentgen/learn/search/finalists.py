@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,10 +113,15 @@ def tune(
             left_out = ("A second candidate of fine-tuning: there was time for one.",)
         epochs = min(MOST_EPOCHS, max(1, epochs))
         started = time.monotonic()
-        member, history, loss = _train(first, epochs, stress_weight, progress)
+        member, history, loss = _train(
+            first, epochs, stress_weight, progress, over=lambda: clock.left("tuning") - closing < first.epoch_s
+        )
+        done = len(history.parts["train"])
+        if done < epochs and done - 1 - history.best_epoch < first.task.settings.patience:
+            left_out += (f"Fine-tuning: {epochs - done} of {epochs} epochs; it was slower than its first steps.",)
         better = loss < before
         fate = "chosen" if better else "no better"
-        tuned.append(Tuned(first.films, epochs, loss, time.monotonic() - started, fate))
+        tuned.append(Tuned(first.films, done, loss, time.monotonic() - started, fate))
     if not better:
         return Outcome(frozen, None, before, tuple(tuned), left_out)
     recipe = first.recipe.change("finetune", epochs=epochs)
@@ -187,7 +192,11 @@ def _look_s(candidate: _Candidate) -> float:
 
 
 def _train(
-    candidate: _Candidate, epochs: int, stress_weight: float, progress: Progress | None
+    candidate: _Candidate,
+    epochs: int,
+    stress_weight: float,
+    progress: Progress | None,
+    over: Callable[[], bool] | None = None,
 ) -> tuple[Member, History, float]:
     settings = replace(candidate.task.settings, epochs=epochs)
     task = replace(
@@ -195,7 +204,7 @@ def _train(
         settings=settings,
         checkpoint=candidate.task.checkpoint.with_name(f"search-{epochs}-{candidate.task.checkpoint.name}"),
     )
-    backbone, head, history = finetune(task, progress=progress)
+    backbone, head, history = finetune(task, over=over, progress=progress)
     member = Member(backbone, head)
     return member, history, _loss(member, task, stress_weight)
 

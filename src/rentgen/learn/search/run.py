@@ -16,7 +16,7 @@ from rentgen import bundle as bundles
 from rentgen.errors import SettingError
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.features import write_whole
+from rentgen.learn.extractors import write_whole
 from rentgen.learn.frozen import Start
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from rentgen.errors import SettingError, WeightsError
 from rentgen.learn import backbones
-from rentgen.learn.backbones import PACKAGED_WEIGHTS, RECIPE_DEFAULT, Backbone
+from rentgen.learn.backbones import RECIPE_DEFAULT, Backbone
+from rentgen.learn.networks import NETWORKS
 from rentgen.learn.recipe import Recipe, load
 
 SIDES = (224, 288)
@@ -140,7 +141,7 @@ def backbones_at_hand(names: Sequence[str], weights: str | None, side: int) -> d
     if len(set(names)) != len(names):
         raise SettingError(f"Expected each backbone once, but got {', '.join(names)}.")
     found: dict[str, Backbone] = {}
-    for name in names or (*PACKAGED_WEIGHTS, RECIPE_DEFAULT):
+    for name in names or (*(name for name, row in NETWORKS.items() if row.package is not None), RECIPE_DEFAULT):
         try:
             found[name] = backbones.load(name, weights=weights, size=(side, side))
         except WeightsError:

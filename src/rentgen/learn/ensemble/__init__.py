@@ -1,0 +1,1 @@
+"""Several bundles as one: their graphs side by side, their probabilities averaged, everything measured anew."""
