@@ -21,7 +21,7 @@ from rentgen.evaluate.metrics import (
     reliability_curve,
     roc_curve,
 )
-from rentgen.evaluate.several import FindingCases, measure_findings
+from rentgen.evaluate.several import FindingCases, count_errors, measure_findings
 from rentgen.evaluate.weighted import Cases, measure
 from rentgen.records import (
     UNKNOWN,
@@ -124,6 +124,7 @@ def evaluate(
         known={label: int((against[:, index] != UNKNOWN).sum()) for index, label in enumerate(classes)}
         if several
         else {},
+        errors=count_errors(scores, truth, deciding_thresholds(operating_points, classes), classes) if several else {},
     )
 
 

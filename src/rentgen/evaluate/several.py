@@ -7,7 +7,7 @@ finding, and averaged over those that some film of the set has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,7 +23,7 @@ from rentgen.evaluate.weighted import (
     weighted_auroc,
     weighted_average_precision,
 )
-from rentgen.records import UNKNOWN, Float64, Int64
+from rentgen.records import UNKNOWN, FindingErrors, Float64, Int64
 
 OF_FINDING = ("recall", "precision", "specificity", "f1", "auroc", "average_precision", "ece", "brier")
 """What is measured for each finding."""
@@ -127,6 +127,43 @@ def measure_findings(cases: FindingCases, weights: Float64) -> tuple[dict[str, F
         "ece": mean_of_measured(per_class["ece"]),
     }
     return metrics, per_class
+
+
+def count_errors(
+    probabilities: Float64, truth: Int64, thresholds: Float64, findings: Sequence[str]
+) -> dict[str, FindingErrors]:
+    """Return how each finding was called, and which others the films of its errors show.
+
+    Args:
+        probabilities: (n, k), already checked.
+        truth: (n, k).
+        thresholds: (k,) called from here on.
+        findings: (k,) names.
+    """
+    there, absent, called = truth == 1, truth == 0, probabilities >= thresholds
+    kinds = {"found": called & there, "missed": ~called & there, "false": called & absent, "passed": ~called & absent}
+    totals = {name: cells.sum(axis=0).tolist() for name, cells in kinds.items()}
+    unknown = (truth == UNKNOWN).sum(axis=0).tolist()
+    shown = there.astype(np.int64)
+    # Row: the finding that was called wrongly. Column: the one that the films show.
+    beside = {name: (cells.T.astype(np.int64) @ shown).tolist() for name, cells in kinds.items()}
+
+    def pairs(wrong: str, right: str, row: int) -> dict[str, tuple[int, int]]:
+        cells = zip(findings, beside[wrong][row], beside[right][row], strict=True)
+        return {name: (n, n + rest) for column, (name, n, rest) in enumerate(cells) if column != row}
+
+    return {
+        label: FindingErrors(
+            found=totals["found"][row],
+            missed=totals["missed"][row],
+            false_alarms=totals["false"][row],
+            passed=totals["passed"][row],
+            unknown=unknown[row],
+            missed_beside=pairs("missed", "found", row),
+            false_alarms_beside=pairs("false", "passed", row),
+        )
+        for row, label in enumerate(findings)
+    }
 
 
 def area_of(
