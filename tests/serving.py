@@ -17,7 +17,7 @@ from linear import predictor_of, weighing_model
 
 from rentgen import bundle as bundles
 from rentgen.engine.predictor import Predictor
-from rentgen.records import Card, Interval, OperatingPoint
+from rentgen.records import Card, Interval, OperatingPoint, Task
 from rentgen.service.app import create_app
 from rentgen.service.cloud import CloudRoutes
 from rentgen.service.desk import Desk
@@ -37,6 +37,20 @@ def tiny_bundle(path: Path, *, seed: int = 0, classes: tuple[str, ...] = CLASSES
     weights = np.random.default_rng(seed).normal(size=(len(classes), 12, 12))
     made = predictor_of(weighing_model(weights, np.full((12, 12), 0.4)), classes).bundle
     bundles.write(path, replace(made, card=with_points(made.card)))
+    return path
+
+
+FINDINGS = ("Consolidation", "Nodule", "Effusion", "No Finding")
+"""Of the tiny bundle of several: on every film the first is present, the second absent; the third has no point."""
+
+
+def several_bundle(path: Path, *, seed: int = 0) -> Path:
+    """Write the tiny bundle for several findings, whose thresholds decide what it calls present."""
+    made = bundles.read(tiny_bundle(path, seed=seed, classes=FINDINGS))
+    thresholds = {"Consolidation": 1e-6, "Nodule": 1 - 1e-6, "No Finding": 0.5}
+    points = tuple(replace(SENSITIVE, name="youden", label=name, threshold=at) for name, at in thresholds.items())
+    card = replace(made.card, task=Task.MULTILABEL, positive=None, operating_points=points)
+    bundles.write(path, replace(made, card=card))
     return path
 
 

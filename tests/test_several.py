@@ -203,8 +203,10 @@ def test_site_calibrates_what_its_films_tell(made: Training, table: Path, tmp_pa
     assert (
         judge(Predictor(result, precision=Precision.F32), listing, resamples=0, gallery=0).evaluation.leak is not None
     )
-    with pytest.raises(SettingError, match="no prevalence of several findings"):
-        calibrate(made.bundle, listing, prevalence={"Effusion": 0.1})
+    with pytest.raises(SettingError, match=r"findings among Consolidation, .* but got Hernia"):
+        calibrate(made.bundle, listing, prevalence={"Hernia": 0.1})
+    with pytest.raises(DataError, match="fewer of Nodule"):
+        calibrate(made.bundle, listing, prevalence={"Effusion": 0.1, "Nodule": 0.1}, coverage=0.8)
 
 
 def test_fine_tuning_learns_findings(table: Path, tmp_path: Path) -> None:

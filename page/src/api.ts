@@ -114,7 +114,7 @@ export const api = {
     json<Worklist>(`/v1/studies?state=${state}&limit=50${cursor === null ? "" : `&cursor=${enc(cursor)}`}`),
   study: (id: string) => json<Study>(`/v1/studies/${enc(id)}`),
   markRead: (id: string, read: boolean) => json<unknown>(`/v1/studies/${enc(id)}/read`, { method: "PUT", json: { read } }),
-  feedback: (image: string, said: { agree: boolean; label?: string; comment?: string; prediction_id?: string }) =>
+  feedback: (image: string, said: { agree: boolean; label?: string; findings?: Record<string, boolean>; comment?: string; prediction_id?: string }) =>
     json<Feedback>(`/v1/images/${enc(image)}/feedback`, { method: "POST", json: said }),
   models: async () => (await json<{ models: Model[] }>("/v1/models")).models,
   gateway: () => json<Gateway>("/v1/gateway", { patient: false }),

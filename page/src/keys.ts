@@ -4,7 +4,8 @@ import { signal } from "@preact/signals";
 import { language, t } from "./i18n";
 import { reportUrl } from "./api";
 import { isModal, openCard, openHelp } from "./parts/dialogs";
-import { focusComment, focusCorrection } from "./parts/focus";
+import { focusComment, focusCorrection, pressSend } from "./parts/focus";
+import { agreeWithAll, findingNames, turn } from "./reading";
 import { go, route } from "./route";
 import { answer, judge, say, step, study } from "./state";
 import * as desk from "./viewer/desk";
@@ -28,6 +29,7 @@ const ON_A_STUDY: Record<string, () => void> = {
   a: () => agree(),
   c: focusCorrection,
   k: focusComment,
+  s: pressSend,
   h: () => desk.setHeatOn(!desk.heatOn.value),
   i: () => (desk.invert.value = !desk.invert.value),
   b: desk.nextPreset,
@@ -46,7 +48,7 @@ const ON_A_STUDY: Record<string, () => void> = {
 /** Agree with an answer that stands. To one that does not there is nothing to agree: the physician names the class. */
 export function agree(): void {
   const said = answer.value;
-  if (said?.label && said.status === "ok") void judge(true, said.label, "");
+  if (said?.label && said.status === "ok") void (findingNames.value === null ? judge(true, said.label, "") : agreeWithAll(""));
   else if (said) {
     say(t("nothing_to_agree"), "bad");
     focusCorrection();
@@ -67,18 +69,24 @@ export function keyOf(event: Pick<KeyboardEvent, "key" | "code">): string {
 
 export function onKey(event: KeyboardEvent): void {
   const target = event.target as HTMLElement;
-  const writing = target.matches?.("input:not([type=range], [type=checkbox]), textarea, select, [contenteditable]");
+  const writing = target.matches?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable]");
   if (writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat || isModal()) return;
   if (!keysOn.value || event.defaultPrevented) return;
   const key = keyOf(event);
+  // With Shift a digit's key gives a sign, and each keyboard another; on some it is the digit that needs Shift.
+  const signed = event.shiftKey && !/^\d$/.test(key) && /^Digit[1-9]$/.test(event.code);
+  const digit = signed ? event.code.slice(5) : key;
   if (key === "?") openHelp();
   else if (ALWAYS[key]) ALWAYS[key]();
   else if (route.value.name !== "study") return;
   else if (ON_A_STUDY[key]) ON_A_STUDY[key]();
-  else if (/^[1-9]$/.test(key)) {
-    const label = Object.keys(answer.value?.probabilities ?? {})[Number(key) - 1];
-    if (label === undefined) return;
-    choose(label);
+  else if (/^[1-9]$/.test(digit)) {
+    if (findingNames.value !== null) turn(Number(digit) - 1, signed);
+    else {
+      const label = Object.keys(answer.value?.probabilities ?? {})[Number(key) - 1];
+      if (label === undefined) return;
+      choose(label);
+    }
   } else return;
   event.preventDefault();
 }

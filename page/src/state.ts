@@ -215,8 +215,8 @@ export function step(by: 1 | -1): void {
   else say(t(by === 1 ? "no_next" : "no_previous"));
 }
 
-/** Say that the model is right, or what is right instead. */
-export async function judge(agree: boolean, label: string | null, comment: string): Promise<void> {
+/** Say that the model is right, or what is right instead: a class, or, of several, each finding. */
+export async function judge(agree: boolean, label: string | null, comment: string, findings: Record<string, boolean> | null = null): Promise<void> {
   const [image, said, open] = [film.value, answer.value, study.value];
   if (image === null || open === null) return;
   if (!mayRead.value) return say(t("problem_forbidden"), "bad");
@@ -224,11 +224,14 @@ export async function judge(agree: boolean, label: string | null, comment: strin
     await api.feedback(image.id, {
       agree,
       ...(label === null ? {} : { label }),
+      ...(findings === null ? {} : { findings }),
       ...(comment.trim() === "" ? {} : { comment: comment.trim() }),
       ...(said === null ? {} : { prediction_id: said.prediction_id }),
     });
     const named = { label: label === null ? "" : labelText(label) };
-    say(agree ? t("said_agree", named) : label ? t("said_correct", named) : t("said_comment"));
+    if (findings !== null && !agree) say(t("said_findings"));
+    else if (agree) say(label === null ? t("said_agree_all") : t("said_agree", named));
+    else say(label ? t("said_correct", named) : t("said_comment"));
     await reload(open.id);
     // The list keeps its order while it is worked through; only the mark of this study changes.
     const fresh = study.value;

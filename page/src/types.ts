@@ -56,8 +56,11 @@ export interface Film {
 export interface Feedback {
   id: string;
   image_id: string;
+  prediction_id: string | null;
   agree: boolean;
   label: string | null;
+  /** Of several findings, each that is present or absent; of one that is left out nobody could tell. */
+  findings: Record<string, boolean> | null;
   comment: string;
   actor: string;
   created_at: string;
@@ -92,6 +95,7 @@ export interface Model {
   title: string | null;
   classes: string[];
   positive: string | null;
+  task: "multiclass" | "multilabel" | null;
   created: string | null;
   default: boolean;
 }

@@ -39,7 +39,13 @@ export function pointName(name: string): string {
 
 /** Classes that say that there is nothing to find; the service decides on urgency without them. */
 const UNREMARKABLE = ["normal", "no finding", "healthy", "negative"];
-const isFinding = (label: string) => !UNREMARKABLE.includes(label.replaceAll("_", " ").trim().toLowerCase());
+const isFinding = (label: string) => !isNothing(label);
+
+const plainly = (label: string) => label.replaceAll("_", " ").trim().toLowerCase();
+/** Whether a finding says that there is none. */
+export const isNothing = (label: string) => UNREMARKABLE.includes(plainly(label));
+/** Whether a finding cannot be there beside one that says that there is none; a pacemaker can. */
+export const denies = (label: string) => !isNothing(label) && !shared.no_diseases.includes(plainly(label));
 
 /** Return the point that decides: of those set to find disease, the one that calls most films positive. */
 export function decidingPoint(said: Prediction): Point | null {
@@ -132,9 +138,21 @@ export function heatWarning(grade: string | null): string {
   return grade === "weak" ? t("heat_weak") : grade === "failed" ? t("heat_grade_failed") : "";
 }
 
-export function feedbackText(said: Feedback): string {
-  const words = said.agree ? table().agree : said.label === null ? table().disagree : table().correct;
-  return fill(words, { actor: said.actor, label: said.label === null ? "" : labelText(said.label) });
+/** Return what was said; of several findings also those of the judged answer of which nothing was. */
+export function feedbackText(said: Feedback, judged?: Prediction): string {
+  const words = table();
+  const { findings } = said;
+  if (findings === null) {
+    const text = said.agree ? words.agree : said.label === null ? words.disagree : words.correct;
+    return fill(text, { actor: said.actor, label: said.label === null ? "" : labelText(said.label) });
+  }
+  const names = [...new Set([...Object.keys(judged?.probabilities ?? {}), ...Object.keys(findings)])];
+  const listed = (text: string, wanted: boolean | undefined) => {
+    const labels = names.filter((name) => findings[name] === wanted).map(labelText);
+    return labels.length > 0 ? [fill(text, { labels: labels.join(", ") })] : [];
+  };
+  const first = fill(said.agree ? words.agree : words.disagree_findings, { actor: said.actor });
+  return [first, ...listed(words.said_present, true), ...listed(words.said_absent, false), ...listed(words.said_unknown, undefined)].join(" ");
 }
 
 const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -6,6 +6,7 @@ vi.stubGlobal("localStorage", { getItem: () => null, setItem: () => undefined })
 vi.stubGlobal("navigator", { language: "en-GB" });
 const { fill, language, percent, t } = await import("../src/i18n");
 const words = await import("../src/words");
+const { agreesWith, changed } = await import("../src/said");
 
 const stem = (key: string) => key.replace(/_(one|few|many|other)$/, "");
 const point = {
@@ -84,5 +85,28 @@ describe("sentences", () => {
     expect(words.reasonText("not a radiograph: the image is noise")).toBe("Не рентгенівський знімок: зображення є шумом");
     expect(words.reasonText("something new")).toBe("Something new");
     expect(words.isTranslated("something new")).toBe(false);
+  });
+});
+
+describe("what is said of several findings", () => {
+  const said = { EFFUSION: true, NODULE: null, "Support Devices": true, "No Finding": false };
+  it("never has a disease beside none, and a device may stay", () => {
+    expect(changed(said, "No Finding", true)).toEqual({ EFFUSION: false, NODULE: null, "Support Devices": true, "No Finding": true });
+    expect(changed({ ...said, EFFUSION: false, "No Finding": true }, "NODULE", true)).toEqual({ EFFUSION: false, NODULE: true, "Support Devices": true, "No Finding": false });
+    expect(changed({ ...said, "No Finding": true }, "Support Devices", true)["No Finding"]).toBe(true);
+    expect(changed(said, "NODULE", false)).toEqual({ ...said, NODULE: false });
+  });
+  it("agrees where all that the model is sure of is said", () => {
+    expect(agreesWith(said, { EFFUSION: true, NODULE: null, "No Finding": false })).toBe(true);
+    expect(agreesWith({ ...said, NODULE: true }, { EFFUSION: true, NODULE: null })).toBe(true);
+    expect(agreesWith({ ...said, EFFUSION: null }, { EFFUSION: true })).toBe(false);
+  });
+  it("is told with what nobody could tell", () => {
+    const feedback = { actor: "X", agree: false, label: null, findings: { EFFUSION: true, NODULE: false } };
+    const judged = { probabilities: { NODULE: 0.1, EFFUSION: 0.9, HERNIA: 0.5 } };
+    type Judged = Parameters<typeof words.feedbackText>;
+    const told = words.feedbackText(...([feedback, judged] as unknown as Judged));
+    expect(told).toBe("X does not agree. Present: Effusion. Absent: Nodule. Cannot tell: Hernia.");
+    expect(words.feedbackText({ ...feedback, findings: null } as unknown as Judged[0])).toBe("X does not agree, and names no class.");
   });
 });

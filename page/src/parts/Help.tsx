@@ -6,6 +6,8 @@ const KEYS = [
   ["A", "key_agree"],
   ["C", "key_correct"],
   ["1 … 9", "key_class"],
+  ["⇧ 1 … 9", "key_unknown"],
+  ["S", "key_send"],
   ["K", "key_comment"],
   ["N", "key_next"],
   ["P", "key_previous"],

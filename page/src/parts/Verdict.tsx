@@ -2,7 +2,9 @@ import { useSignal } from "@preact/signals";
 import { t, when } from "../i18n";
 import { agree, choose } from "../keys";
 import { answer, film, judge, mayRead, models, study } from "../state";
+import { agreeWithAll, findingNames } from "../reading";
 import { feedbackText, labelText } from "../words";
+import { FindingsForm } from "./Findings";
 import { Icon } from "./Icon";
 
 export function Verdict() {
@@ -12,9 +14,11 @@ export function Verdict() {
   if (image === null) return null;
   const given = (study.value?.feedback ?? []).filter((one) => one.image_id === image.id);
   const last = given[0];
+  const before = given.find((one) => one.prediction_id === (said?.prediction_id ?? null));
   const classes = said && said.label !== null ? Object.keys(said.probabilities) : (models.value.find((one) => one.default)?.classes ?? []);
   const stands = said?.status === "ok" && said.label !== null;
-  const ask = t(stands ? "correct_to" : "what_seen");
+  const several = findingNames.value !== null;
+  const ask = t(!stands ? "what_seen" : several ? "correct_each" : "correct_to");
   const pass = () => {
     const text = comment.value;
     comment.value = "";
@@ -26,22 +30,26 @@ export function Verdict() {
       {mayRead.value ? (
         <>
           {stands ? (
-            <button type="button" class="main agree" aria-keyshortcuts="A" aria-pressed={last?.agree === true} onClick={() => (comment.value ? void judge(true, said!.label, pass()) : agree())}>
-              <Icon name="check" /> {t("agree_with", { label: labelText(said!.label!) })} <kbd>A</kbd>
+            <button type="button" class="main agree" aria-keyshortcuts="A" aria-pressed={last?.agree === true} onClick={() => (several ? void agreeWithAll(pass()) : comment.value ? void judge(true, said!.label, pass()) : agree())}>
+              <Icon name="check" /> {several ? t("agree_all") : t("agree_with", { label: labelText(said!.label!) })} <kbd>A</kbd>
             </button>
           ) : null}
-          <div id="correction" role="group" aria-label={ask}>
-            <p>
-              {ask} <kbd>C</kbd>
-            </p>
-            {classes.map((label, at) =>
-              stands && label === said?.label ? null : (
-                <button type="button" class="plain" key={label} aria-pressed={last?.label === label && !(stands && last.agree)} onClick={() => choose(label, pass())}>
-                  {labelText(label)} {at < 9 ? <kbd>{at + 1}</kbd> : null}
-                </button>
-              ),
-            )}
-          </div>
+          {several ? (
+            <FindingsForm ask={ask} stands={stands} comment={pass} />
+          ) : (
+            <div id="correction" role="group" aria-label={ask}>
+              <p>
+                {ask} <kbd>C</kbd>
+              </p>
+              {classes.map((label, at) =>
+                stands && label === said?.label ? null : (
+                  <button type="button" class="plain" key={label} aria-pressed={last?.label === label && !(stands && last.agree)} onClick={() => choose(label, pass())}>
+                    {labelText(label)} {at < 9 ? <kbd>{at + 1}</kbd> : null}
+                  </button>
+                ),
+              )}
+            </div>
+          )}
           <label class="comment">
             <span>
               {t("comment")} <kbd>K</kbd>
@@ -58,7 +66,7 @@ export function Verdict() {
           </label>
           {comment.value.trim() ? (
             // A comment alone says nothing of the class: it repeats what was said last, or neither.
-            <button type="button" class="plain" onClick={() => void judge(last?.agree ?? false, last?.label ?? null, pass())}>
+            <button type="button" class="plain" onClick={() => void judge(before?.agree ?? false, before?.label ?? null, pass(), before?.findings ?? null)}>
               {t("comment_send")}
             </button>
           ) : null}
@@ -70,7 +78,7 @@ export function Verdict() {
             <li key={one.id}>
               <Icon name={one.agree ? "check" : "pencil"} />
               <span>
-                {feedbackText(one)} <time dateTime={one.created_at}>{when(one.created_at)}</time>
+                {feedbackText(one, study.value?.predictions.find((other) => other.prediction_id === one.prediction_id))} <time dateTime={one.created_at}>{when(one.created_at)}</time>
                 {one.comment ? <q>{one.comment}</q> : null}
               </span>
             </li>

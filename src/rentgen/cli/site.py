@@ -65,7 +65,9 @@ def calibrate(
     ] = 0.95,
     prevalence: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLASS=P", help="Share of a class where the model will work. May be given several times."),
+        typer.Option(
+            metavar="CLASS=P", help="Share of a class or finding where the model will work; more of them after commas."
+        ),
     ] = None,
     like: Annotated[
         Path | None,
@@ -127,11 +129,15 @@ def calibrate(
 
 
 def _shares(given: list[str] | None) -> dict[str, float] | None:
-    """Return class to share of the options CLASS=P."""
+    """Return class to share of the options CLASS=P,CLASS=P."""
     if not given:
         return None
+    parts = (item.split(",") for item in given)
+    # A class may have a comma in its name.
+    items = [one for item, several in zip(given, parts, strict=True)
+             for one in (several if all("=" in part for part in several) else [item])]  # fmt: skip
     try:
-        return {label: float(share) for label, _, share in (item.rpartition("=") for item in given)}
+        return {label.strip(): float(share) for label, _, share in (item.rpartition("=") for item in items)}
     except ValueError:
         raise SettingError(
             f"Expected --prevalence CLASS=P, such as PNEUMONIA=0.1, but got {', '.join(given)}."

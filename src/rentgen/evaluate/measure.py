@@ -21,7 +21,7 @@ from rentgen.evaluate.metrics import (
     reliability_curve,
     roc_curve,
 )
-from rentgen.evaluate.several import FindingCases, measure_findings
+from rentgen.evaluate.several import FindingCases, count_errors, measure_findings
 from rentgen.evaluate.weighted import Cases, measure
 from rentgen.records import (
     UNKNOWN,
@@ -124,11 +124,17 @@ def evaluate(
         known={label: int((against[:, index] != UNKNOWN).sum()) for index, label in enumerate(classes)}
         if several
         else {},
+        errors=count_errors(scores, truth, deciding_thresholds(operating_points, classes), classes) if several else {},
     )
 
 
 def measuring(
-    scores: Float64, truth: Int64, classes: Sequence[str], positive: str | None, points: Sequence[OperatingPoint] = ()
+    scores: Float64,
+    truth: Int64,
+    classes: Sequence[str],
+    positive: str | None,
+    points: Sequence[OperatingPoint] = (),
+    pairs: Float64 | None = None,
 ) -> Measure:
     """Return the function from weights to all metrics, of one class a film or of several findings.
 
@@ -138,9 +144,10 @@ def measuring(
         classes: in the order of the columns.
         positive: of two classes.
         points: at which findings are called; one half where there is none.
+        pairs: (n, k) how often each pair of film and finding counts, beside the weights of the films.
     """
     if truth.ndim == 2:
-        cases = FindingCases.of(scores, truth, deciding_thresholds(points, classes))
+        cases = FindingCases.of(scores, truth, deciding_thresholds(points, classes), pairs)
         return partial(measure_findings, cases)
     return partial(measure, Cases.of(scores, truth, None if positive is None else classes.index(positive)))
 

@@ -13,7 +13,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -250,6 +250,48 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         axes.spines[:].set_visible(False)
 
     return draw_svg("confusion", alt, draw)
+
+
+def errors_figure(errors: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which findings were missed, or wrongly said, on films that show which others: counts and shares.
+
+    Args:
+        errors: finding to `FindingErrors.to_dict()`.
+    """
+    findings = list(errors)
+    kinds = (("missed", "missed_beside", PALETTE[0]), ("wrongly said", "false_alarms_beside", PALETTE[1]))
+    cells = [
+        (row, f"{label}, {kind}", findings.index(other), errors[label][key][other], colour)
+        for place, label in enumerate(findings)
+        for row, (kind, key, colour) in enumerate(kinds, 2 * place)
+        for other in errors[label][key]
+    ]
+    alt = "Errors beside other findings. " + "; ".join(
+        f"{name} on {cell['n']} of {cell['of']} films with {findings[column]}"
+        for _, name, column, cell, _ in cells
+        if cell["n"]
+    )
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        many = len(findings) > 6
+        for row, _, column, cell, colour in cells:
+            share = cell["n"] / max(cell["of"], 1)
+            axes.bar(column, 0.94, width=0.96, bottom=row - 0.47, color=colour, alpha=0.05 + 0.95 * share, linewidth=0)
+            text = "" if not cell["of"] else f"{cell['n']}" if many else f"{cell['n']} of {cell['of']}"
+            ink = PAPER if share > 0.5 else INK
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5 if many else 9.5)
+        names = [_shorten(label, 20) for label in findings]
+        axes.set_xticks(range(len(findings)), names, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(2 * len(findings)), [f"{name}, {kind}" for name in names for kind, _, _ in kinds])
+        axes.set(xlim=(-0.5, len(findings) - 0.5), ylim=(2 * len(findings) - 0.5, -0.5))
+        axes.set(title="Errors beside other findings", xlabel="On films that show")
+        axes.grid(visible=False)
+        axes.tick_params(length=0, labelsize=8.5 if many else 10)
+        axes.spines[:].set_visible(False)
+
+    # Wide enough for the names, high enough for two rows a finding.
+    return draw_svg("errors", alt, draw, size=(max(5.0, 2.4 + 0.62 * len(findings)), 1.6 + 0.52 * len(findings)))
 
 
 def counts_figure(counts: Mapping[str, Mapping[str, int]]) -> str:

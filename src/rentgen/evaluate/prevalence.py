@@ -1,5 +1,7 @@
 """Which mixture of classes probabilities stand for, and how to make them stand for another.
 
+Of several findings each is a problem of its own with two classes, there or not, so that its prevalence is one share.
+
 Source: Saerens, Latinne and Decaestecker, Adjusting the outputs of a classifier to new a priori probabilities, Neural
 Computation 14 (2002), 21-41.
 """
@@ -13,7 +15,7 @@ import numpy.typing as npt
 
 from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.metrics import check_predictions
-from rentgen.records import Float64
+from rentgen.records import UNKNOWN, Float64, Int64
 
 
 def balance_weights(labels: npt.ArrayLike, prior: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Float64:
@@ -132,3 +134,122 @@ def estimate_prior(probabilities: npt.ArrayLike, train_prior: npt.ArrayLike) -> 
             break
         prior = found
     return prior
+
+
+def parse_findings(prevalence: Mapping[str, float], findings: Sequence[str]) -> Float64:
+    """Return each finding's share (k,) that names and shares tell; nan for those that are not named: as they are.
+
+    Raises:
+        SettingError: none is named, one is unknown, or a share is not above 0 and below 1.
+
+    Example:
+        >>> parse_findings({"Effusion": 0.2}, ("Effusion", "Nodule"))
+        array([0.2, nan])
+    """
+    unknown = sorted(set(prevalence) - set(findings))
+    if unknown or not prevalence:
+        raise SettingError(
+            f"Expected the prevalence of findings among {', '.join(findings)}, but got {', '.join(unknown) or 'none'}."
+        )
+    return _check_shares([prevalence.get(label, np.nan) for label in findings], len(findings), may_lack=True)
+
+
+def balance_findings(truth: Int64, prior: npt.ArrayLike) -> Float64:
+    """Return weights (n, k) under which each finding has its share of the films of which it is known.
+
+    The weights of a finding's known films sum to their number; of a finding without a share they are 1.
+
+    Args:
+        truth: (n, k) of several findings.
+        prior: (k,) share in (0, 1), or nan.
+
+    Raises:
+        DataError: of a finding with a share there is no film with it, or none without.
+        SettingError: a share is not allowed.
+
+    Example:
+        >>> balance_findings(np.array([[1], [0], [0], [0]]), [0.5])[:, 0].round(3)
+        array([2.   , 0.667, 0.667, 0.667])
+    """
+    shares = _check_shares(prior, truth.shape[1], may_lack=True)
+    there, absent = ((truth == value).sum(axis=0) for value in (1, 0))
+    asked = ~np.isnan(shares)
+    if ((there == 0) | (absent == 0))[asked].any():
+        first = int((asked & ((there == 0) | (absent == 0))).argmax())
+        raise DataError(
+            f"Expected films with and without every finding that has a prevalence, but of finding number {first} there "
+            f"are {there[first]} with and {absent[first]} without. Add films."
+        )
+    known = there + absent
+    with np.errstate(divide="ignore", invalid="ignore"):
+        present, missing = shares * known / there, (1 - shares) * known / absent
+    weights = np.where(truth == 1, present, np.where(truth == UNKNOWN, 1.0, missing))
+    return np.where(asked, weights, 1.0)
+
+
+def adapt_findings(probabilities: npt.ArrayLike, prior: npt.ArrayLike, train_prior: npt.ArrayLike) -> Float64:
+    """Return the probabilities (n, k) of several findings for other prevalences, each by Bayes' rule.
+
+    Right where films with a finding look alike in both places, and films without it do. What else a film shows belongs
+    to how it looks: where the other findings go with this one otherwise, it is an approximation.
+
+    Args:
+        probabilities: (n, k), each calibrated for its share in `train_prior`.
+        prior: (k,) share in (0, 1) where the films come from; nan leaves a finding as it is.
+        train_prior: (k,) share that the probabilities stand for.
+
+    Raises:
+        SettingError: a share is not allowed.
+        ValueError: the probabilities cannot be right.
+
+    Example:
+        >>> adapt_findings([[0.5, 0.5]], [0.2, np.nan], [0.5, 0.3])
+        array([[0.2, 0.5]])
+    """
+    scores = _check_scores(probabilities)
+    wanted = _check_shares(prior, scores.shape[1], may_lack=True)
+    given = _check_shares(train_prior, scores.shape[1])
+    wanted = np.where(np.isnan(wanted), given, wanted)
+    there, absent = scores * (wanted / given), (1 - scores) * ((1 - wanted) / (1 - given))
+    moved: Float64 = there / (there + absent)
+    return moved
+
+
+def estimate_findings(probabilities: npt.ArrayLike, train_prior: npt.ArrayLike) -> Float64:
+    """Return each finding's share (k,) among films without labels, by expectation maximisation of each on its own.
+
+    Args:
+        probabilities: (n, k), each calibrated for its share in `train_prior`.
+        train_prior: (k,) share in (0, 1) that the probabilities stand for.
+
+    Raises:
+        DataError: there is no film.
+        SettingError: a share is not allowed.
+        ValueError: the probabilities cannot be right.
+    """
+    scores = _check_scores(probabilities)
+    given = _check_shares(train_prior, scores.shape[1])
+    return np.array(
+        [
+            estimate_prior(np.column_stack((1 - column, column)), (1 - share, share))[1]
+            for column, share in zip(scores.T, given.tolist(), strict=True)
+        ]
+    )
+
+
+def _check_scores(probabilities: npt.ArrayLike) -> Float64:
+    scores = np.asarray(probabilities, np.float64)
+    if scores.ndim != 2:
+        raise ValueError(f"Expected probabilities of shape (n, findings), but got {scores.shape}.")
+    scores, _ = check_predictions(scores, np.zeros(scores.shape, np.int64), several=True)
+    return scores
+
+
+def _check_shares(shares: npt.ArrayLike, count: int, *, may_lack: bool = False) -> Float64:
+    values = np.asarray(shares, np.float64)
+    if values.shape != (count,):
+        raise SettingError(f"Expected a prevalence for each of {count} findings, but got shape {values.shape}.")
+    right = (values > 0) & (values < 1)
+    if not (right | (np.isnan(values) & may_lack)).all():
+        raise SettingError(f"Expected prevalences of findings above 0 and below 1, but got {values.tolist()}.")
+    return values

@@ -48,7 +48,7 @@ def reliability_figures(
         patients: (n,) whom each film shows.
         rng: the only source of randomness.
         resamples: of the patients.
-        weights: (n,) how often each film counts.
+        weights: (n,) how often each film counts; or, of several findings, (n, k) each pair.
         positive: index of the class that slope and intercept speak of, of two; the last by default.
 
     Raises:
@@ -56,14 +56,16 @@ def reliability_figures(
         ValueError: shapes or values that cannot be right.
     """
     scores, truth = check_predictions(probabilities, labels, several=True)
-    counts = check_weights(weights, len(truth))
+    pairs = check_weights(weights, *truth.shape) if weights is not None and np.ndim(weights) == 2 else None
+    counts = check_weights(weights if pairs is None else None, len(truth))
     if len(patients) != len(truth):
         raise ValueError(f"Expected one patient for each of {len(truth)} films, but got {len(patients)}.")
-    measured = measuring(scores, truth, [str(number) for number in range(scores.shape[1])], None)
-    film = np.arange(len(truth))  # of each outcome
+    measured = measuring(scores, truth, [str(number) for number in range(scores.shape[1])], None, pairs=pairs)
+    film, often = np.arange(len(truth)), np.ones(len(truth))  # of each outcome
     if truth.ndim == 2:
         film, column = np.nonzero(truth != UNKNOWN)
         stated, hits = scores[film, column], truth[film, column] == 1
+        often = np.ones(len(film)) if pairs is None else pairs[film, column]
     elif scores.shape[1] == 2:
         chosen = 1 if positive is None else positive
         stated, hits = scores[:, chosen], truth == chosen
@@ -73,7 +75,7 @@ def reliability_figures(
     def statistic(drawn: Float64) -> Float64:
         under = drawn * counts
         metrics, _ = measured(under)
-        slope, intercept = recalibration(stated, hits, under[:, film])
+        slope, intercept = recalibration(stated, hits, under[:, film] * often)
         return np.column_stack((metrics["ece"], metrics["brier"], metrics["loss"], slope, intercept))
 
     found = bootstrap(statistic, patients, rng=rng, resamples=resamples)

@@ -173,6 +173,8 @@ def _measured(report: Report, found: Mapping[str, Any], basis: str) -> dict[str,
         "tiles": [row for row in rows if row["key"] in ("accuracy", "recall", "specificity", "auroc")],
         "classes": _class_rows(found),
         "several": wording.is_several(found),
+        "errors": (errors := _errors(found)),
+        "error_rows": _error_rows(errors),
         "class_columns": [wording.CLASS_COLUMNS[name] for name in next(iter(found["per_class"].values()), {})],
         "comparison": _comparison(report),
         "points": [
@@ -240,6 +242,31 @@ def _class_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _errors(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the errors of the findings that some film is known for; nothing of a bundle of an earlier version."""
+    known = found.get("known", {})
+    kept = {label: told for label, told in found.get("errors", {}).items() if known.get(label)}
+    beside = ("missed_beside", "false_alarms_beside")
+    return {
+        label: told | {key: {other: cell for other, cell in told[key].items() if other in kept} for key in beside}
+        for label, told in kept.items()
+    }
+
+
+def _error_rows(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return two rows a finding: what the films of its misses show, and those of its false alarms."""
+    kinds = (("missed", "missed", "missed_beside"), ("wrongly said", "false_alarms", "false_alarms_beside"))
+    return [
+        {
+            "name": f"{label}, {kind}",
+            "total": told[total],
+            "cells": [told[key].get(other) for other in errors],
+        }
+        for label, told in errors.items()
+        for kind, total, key in kinds
+    ]
+
+
 def _comparison(report: Report) -> dict[str, Any]:
     """Return headline metrics of the validation part, the test part and this set, side by side."""
     sets: dict[str, Mapping[str, Any]] = {}
@@ -293,6 +320,8 @@ def _measured_figures(found: Mapping[str, Any]) -> dict[str, str]:
     figures = {"reliability": plots.reliability_figure(_curve(found["reliability"]))}
     if not wording.is_several(found):
         figures["confusion"] = plots.confusion_figure(found["confusion"], found["classes"])
+    elif errors := _errors(found):
+        figures["errors"] = plots.errors_figure(errors)
     roc, precise = (_curves(found[name], shown) for name in ("roc", "precision_recall"))
     if roc:
         points = [OperatingPoint.from_dict(point) for point in found["operating_points"]]

@@ -7,7 +7,7 @@ finding, and averaged over those that some film of the set has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,7 +23,7 @@ from rentgen.evaluate.weighted import (
     weighted_auroc,
     weighted_average_precision,
 )
-from rentgen.records import UNKNOWN, Float64, Int64
+from rentgen.records import UNKNOWN, FindingErrors, Float64, Int64
 
 OF_FINDING = ("recall", "precision", "specificity", "f1", "auroc", "average_precision", "ece", "brier")
 """What is measured for each finding."""
@@ -45,8 +45,12 @@ class FindingCases:
     rankings: tuple[Ranking | None, ...]
 
     @classmethod
-    def of(cls, probabilities: Float64, truth: Int64, thresholds: Float64) -> Self:
-        """Return the cases of `probabilities` (n, k) and `truth` (n, k), both already checked, at `thresholds` (k,)."""
+    def of(cls, probabilities: Float64, truth: Int64, thresholds: Float64, weights: Float64 | None = None) -> Self:
+        """Return the cases of `probabilities` (n, k) and `truth` (n, k), both already checked, at `thresholds` (k,).
+
+        `weights` (n, k) say how often each pair counts, once by default; not in what is ranked: the areas do not know
+        them.
+        """
         known, there, called = truth != UNKNOWN, truth == 1, probabilities >= thresholds
         absent = known & ~there
         bins = np.eye(BINS)[confidence_bins(probabilities)] * (probabilities - there)[:, :, np.newaxis]  # (n, k, bins)
@@ -60,8 +64,9 @@ class FindingCases:
                 (probabilities - there) ** 2,
             ),
             axis=2,
-        ) * known[:, :, np.newaxis].astype(np.float64)
-        table = np.concatenate((cells, bins * known[:, :, np.newaxis]), axis=2).reshape(len(truth), -1)
+        )
+        counts = known if weights is None else known * weights
+        table = (np.concatenate((cells, bins), axis=2) * counts[:, :, np.newaxis]).reshape(len(truth), -1)
         rankings = tuple(rank_known(probabilities[:, column], truth[:, column]) for column in range(truth.shape[1]))
         return cls(truth.shape[1], table, rankings)
 
@@ -124,6 +129,43 @@ def measure_findings(cases: FindingCases, weights: Float64) -> tuple[dict[str, F
     return metrics, per_class
 
 
+def count_errors(
+    probabilities: Float64, truth: Int64, thresholds: Float64, findings: Sequence[str]
+) -> dict[str, FindingErrors]:
+    """Return how each finding was called, and which others the films of its errors show.
+
+    Args:
+        probabilities: (n, k), already checked.
+        truth: (n, k).
+        thresholds: (k,) called from here on.
+        findings: (k,) names.
+    """
+    there, absent, called = truth == 1, truth == 0, probabilities >= thresholds
+    kinds = {"found": called & there, "missed": ~called & there, "false": called & absent, "passed": ~called & absent}
+    totals = {name: cells.sum(axis=0).tolist() for name, cells in kinds.items()}
+    unknown = (truth == UNKNOWN).sum(axis=0).tolist()
+    shown = there.astype(np.int64)
+    # Row: the finding that was called wrongly. Column: the one that the films show.
+    beside = {name: (cells.T.astype(np.int64) @ shown).tolist() for name, cells in kinds.items()}
+
+    def pairs(wrong: str, right: str, row: int) -> dict[str, tuple[int, int]]:
+        cells = zip(findings, beside[wrong][row], beside[right][row], strict=True)
+        return {name: (n, n + rest) for column, (name, n, rest) in enumerate(cells) if column != row}
+
+    return {
+        label: FindingErrors(
+            found=totals["found"][row],
+            missed=totals["missed"][row],
+            false_alarms=totals["false"][row],
+            passed=totals["passed"][row],
+            unknown=unknown[row],
+            missed_beside=pairs("missed", "found", row),
+            false_alarms_beside=pairs("false", "passed", row),
+        )
+        for row, label in enumerate(findings)
+    }
+
+
 def area_of(
     ranking: Ranking | None, weights: Float64, area: Callable[[Float64, Float64], Float64] = weighted_auroc
 ) -> Float64:
@@ -141,11 +183,12 @@ def mean_cell_loss(probabilities: Float64, truth: Int64, weights: Float64 | None
     Args:
         probabilities: (n, k).
         truth: (n, k).
-        weights: (n,) how often each film counts; once by default.
+        weights: (n,) how often each film counts, or (n, k) each pair; once by default.
     """
     under = np.ones(len(truth)) if weights is None else weights
-    losses = under @ cell_losses(probabilities, truth)
-    return float(losses.sum() / max(float((under @ (truth != UNKNOWN)).sum()), np.finfo(np.float64).tiny))
+    under = under if under.ndim == 2 else under[:, np.newaxis]
+    losses = under * cell_losses(probabilities, truth)
+    return float(losses.sum() / max(float((under * (truth != UNKNOWN)).sum()), np.finfo(np.float64).tiny))
 
 
 def mean_loss(probabilities: Float64, truth: Int64, weights: Float64) -> float:

@@ -219,13 +219,14 @@ def measure(cases: Cases, weights: Float64) -> tuple[dict[str, Float64], dict[st
     return metrics, per_class
 
 
-def check_weights(weights: npt.ArrayLike | None, n: int) -> Float64:
-    """Return how often each of n films counts, once by default.
+def check_weights(weights: npt.ArrayLike | None, *shape: int) -> Float64:
+    """Return how often each of n films, or each of n films and k findings, counts; once by default.
 
     Raises:
         ValueError: not one number of 0 or more for each, or all of them 0.
     """
-    counts = np.ones(n) if weights is None else np.asarray(weights, np.float64)
-    if counts.shape != (n,) or not (np.isfinite(counts).all() and (counts >= 0).all() and counts.sum() > 0):
-        raise ValueError(f"Expected {n} weights of 0 or more, not all 0, but got shape {counts.shape} or others.")
+    counts = np.ones(shape) if weights is None else np.asarray(weights, np.float64)
+    if counts.shape != shape or not (np.isfinite(counts).all() and (counts >= 0).all() and counts.sum() > 0):
+        size = " x ".join(map(str, shape))
+        raise ValueError(f"Expected {size} weights of 0 or more, not all 0, but got shape {counts.shape} or others.")
     return counts

@@ -22,12 +22,30 @@ from rentgen.errors import DataError, SettingError
 from rentgen.evaluate.intervals import RESAMPLES
 from rentgen.evaluate.measure import evaluate
 from rentgen.evaluate.metrics import choose_operating_points
-from rentgen.evaluate.prevalence import balance_weights, estimate_prior, parse_prevalence
+from rentgen.evaluate.prevalence import (
+    balance_findings,
+    balance_weights,
+    estimate_findings,
+    estimate_prior,
+    parse_findings,
+    parse_prevalence,
+)
 from rentgen.evaluate.reliability import reliability_figures
 from rentgen.evaluate.sets import COVERAGE, choose_finding_sets, conformal_threshold, films_needed, measure_coverage
 from rentgen.evaluate.several import mean_loss
 from rentgen.learn.scaling import Method, Scaling, fit_temperature, fit_vector
-from rentgen.learn.site import MIN_FILMS, Site, fold_count, keep_thin, look, remember, support, thin_findings
+from rentgen.learn.site import (
+    MIN_FILMS,
+    Site,
+    check_shared,
+    fold_count,
+    keep_thin,
+    known,
+    look,
+    remember,
+    support,
+    thin_findings,
+)
 from rentgen.records import (
     Calibration,
     Card,
@@ -76,8 +94,8 @@ def calibrate(
         listing: films with labels that the bundle knows, none of which trained it.
         method: how logits become probabilities.
         coverage: of the prediction sets, in (0, 1).
-        prevalence: class to its share where the model will work; the class that is left out gets the rest. By default
-            the films' own.
+        prevalence: class to its share where the model will work; the class that is left out gets the rest. Of several
+            findings, finding to its share; those that are left out keep the films' own. By default the films' own.
         seed: of the folds and of the bootstrap.
         resamples: of the patients.
         progress: stage `predictions`, films done, films in all.
@@ -94,15 +112,14 @@ def calibrate(
     classes = bundle.card.classes
     needed = films_needed(coverage)
     several = bundle.card.task is Task.MULTILABEL
-    if several and prevalence is not None:
-        raise SettingError(
-            "Expected no prevalence of several findings: each is calibrated at the frequency that it has."
-        )
-    prior = None if prevalence is None else parse_prevalence(prevalence, classes)
+    parse = parse_findings if several else parse_prevalence
+    prior = None if prevalence is None else parse(prevalence, classes)
     site = look(bundle, listing, needed, progress)
     patients = [record.patient for record in site.records]
-    counts = np.ones(len(site.truth)) if prior is None else balance_weights(site.truth, prior)
     thin = thin_findings(site.truth, classes) if several else ()
+    check_shared(prevalence or (), thin)
+    balance = balance_findings if several else balance_weights
+    counts = np.ones(len(site.truth)) if prior is None else balance(site.truth, prior)
 
     folds = patient_folds(site.truth, patients, fold_count(site.truth, patients), np.random.default_rng(seed))
     outside = _cross_fit(site, folds, counts, Method(method))
@@ -162,10 +179,13 @@ def calibrate(
         "n": len(site.truth),
         "patients": len(set(patients)),
         "support": support(site.truth, classes),
+        **({"known": known(site.truth, classes)} if several else {}),
         "left_out": dict(site.left_out),
         "failed": dict(site.failed),
         "folds": int(folds.max()) + 1,
-        "prevalence": None if prior is None else dict(zip(classes, prior.tolist(), strict=True)),
+        "prevalence": None
+        if prior is None
+        else {label: share for label, share in zip(classes, prior.tolist(), strict=True) if not np.isnan(share)},
         "calibration": None if calibration is None else calibration.to_dict(),
         "before": before,
         "after": after,
@@ -190,6 +210,8 @@ def estimate_prevalence(
 ) -> dict[str, float]:
     """Return each class's share among films without labels, by EM on probabilities calibrated to labelled ones.
 
+    Of several findings, that of each that the labelled films say enough of, on its own.
+
     The labelled films may hold the classes in any mixture; what they say of films of one class is believed, what they
     say of how common it is is not. Films that cannot be read or are out of scope do not count.
 
@@ -204,8 +226,6 @@ def estimate_prevalence(
     Raises:
         DataError: fewer than `MIN_FILMS` films count; and as of `calibrate`.
     """
-    if bundle.card.task is Task.MULTILABEL:
-        raise SettingError("Expected a bundle with one class a film: of several findings no prevalence is estimated.")
     fitted, found = calibrate(bundle, labelled, method=method, seed=seed, resamples=0, progress=progress)
     told = [
         list(prediction.probabilities.values())
@@ -219,6 +239,11 @@ def estimate_prevalence(
         )
     classes = bundle.card.classes
     shares = np.array([found["support"][label] for label in classes], np.float64)
+    if bundle.card.task is Task.MULTILABEL:
+        kept = [place for place, label in enumerate(classes) if label not in found["unchanged"]]
+        given = shares[kept] / [found["known"][classes[place]] for place in kept]
+        estimated = estimate_findings(np.array(told)[:, kept], given).tolist()
+        return dict(zip((classes[place] for place in kept), estimated, strict=True))
     return dict(zip(classes, estimate_prior(np.array(told), shares / shares.sum()).tolist(), strict=True))
 
 

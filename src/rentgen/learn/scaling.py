@@ -75,7 +75,7 @@ def fit_temperature(
     Args:
         logits: (n, k).
         labels: (n,), or (n, k) of several findings.
-        weights: (n,) how often each film counts; once by default.
+        weights: (n,) how often each film counts, or, of several findings, (n, k) each pair; once by default.
         prior: (k,) the class balance that the films shall stand for; their own by default.
         ridge: `ridge / 2 * (scale - 1)**2` is added to the summed loss, so that a few films that are all told apart do
             not make the model boundlessly sure.
@@ -95,7 +95,7 @@ def fit_temperature(
     count = values.shape[1]
     if truth.ndim == 2:
         film, column = np.nonzero(truth != UNKNOWN)
-        scale, _ = _fit_binary(values[film, column], truth[film, column], counts[film], (1.0, ridge), None)
+        scale, _ = _fit_binary(values[film, column], truth[film, column], counts[film, column], (1.0, ridge), None)
         return Scaling(Method.TEMPERATURE, np.full(count, scale), np.zeros(count), Task.MULTILABEL)
     spread = np.repeat((1.0, 0.0), count)[:, np.newaxis]  # (2k, 1)
     (scale,) = _minimise(_Task(values, truth, counts, spread, np.ones(1), np.array([ridge])), *SCALES)
@@ -115,7 +115,7 @@ def fit_vector(
     Args:
         logits: (n, k).
         labels: (n,), or (n, k) of several findings.
-        weights: (n,) how often each film counts; once by default.
+        weights: (n,) how often each film counts, or, of several findings, (n, k) each pair; once by default.
         prior: (k,) the class balance that the films shall stand for; their own by default.
         ridge: `ridge / 2 * sum((scale / temperature's scale - 1)**2 + bias**2)` is added to the summed loss.
 
@@ -132,7 +132,7 @@ def fit_vector(
         for column, scale in enumerate(common.tolist()):
             known = truth[:, column] != UNKNOWN
             pull = (scale, ridge * scale**-2)
-            fits.append(_fit_binary(values[known, column], truth[known, column], counts[known], pull, ridge))
+            fits.append(_fit_binary(values[known, column], truth[known, column], counts[known, column], pull, ridge))
         found = np.array(fits)  # (k, 2)
         return Scaling(Method.VECTOR, found[:, 0], found[:, 1], Task.MULTILABEL)
     task = _Task(
@@ -266,7 +266,10 @@ def _check_fit(
     prior: npt.ArrayLike | None,
     ridge: float,
 ) -> tuple[Float64, Int64, Float64]:
-    """Return logits (n, k), labels (n,), and weights (n,) that sum to n, or say what is wrong with them."""
+    """Return logits (n, k), labels, and weights that sum to n, or say what is wrong with them.
+
+    Of several findings, labels and weights are (n, k), and the weights of pairs are as they were given.
+    """
     values = np.asarray(logits, np.float64)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(f"Expected finite logits of shape (n, classes), but got shape {values.shape} or nan.")
@@ -275,9 +278,12 @@ def _check_fit(
     several = np.ndim(labels) == 2
     told = values if not len(values) else sigmoid(values) if several else softmax(values)
     _, truth = check_predictions(told, labels, several=True)
-    counts = check_weights(weights, len(truth))
     if several and prior is not None:
-        raise SettingError("Expected no class balance for several findings: each is calibrated on its own.")
+        raise SettingError("Expected no class balance for several findings: weigh the pairs (`balance_findings`).")
+    if weights is not None and np.ndim(weights) == 2:
+        return values, truth, check_weights(weights, *truth.shape)
+    counts = check_weights(weights, len(truth))
     if prior is not None:
         counts = balance_weights(truth, check_prior(prior, values.shape[1]), counts)
-    return values, truth, counts * (len(truth) / counts.sum())
+    counts = counts * (len(truth) / counts.sum())
+    return values, truth, np.repeat(counts[:, np.newaxis], truth.shape[1], axis=1) if several else counts

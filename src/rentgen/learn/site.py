@@ -6,7 +6,7 @@ The certificate of the calibrated bundle remembers them as films that chose.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from rentgen.errors import DataError, LeakError
 from rentgen.evaluate.judge import judge
 from rentgen.learn.scaling import Scaling
 from rentgen.records import (
+    UNKNOWN,
     Audit,
     Card,
     Float64,
@@ -201,6 +202,25 @@ def support(truth: Int64, classes: Sequence[str]) -> dict[str, int]:
     """Return how many films show each class."""
     against = one_against_rest(truth, len(classes))
     return {label: int((against[:, index] == 1).sum()) for index, label in enumerate(classes)}
+
+
+def known(truth: Int64, findings: Sequence[str]) -> dict[str, int]:
+    """Return of how many films each of several findings is known."""
+    return dict(zip(findings, (truth != UNKNOWN).sum(axis=0).tolist(), strict=True))
+
+
+def check_shared(prevalence: Iterable[str], thin: Sequence[str]) -> None:
+    """Check that no finding of which the site says too little shall be calibrated for a prevalence.
+
+    Raises:
+        DataError: one shall.
+    """
+    asked = [label for label in prevalence if label in thin]
+    if asked:
+        raise DataError(
+            f"Expected at least {MIN_FILMS} films with and {MIN_FILMS} without each finding that has a prevalence, but "
+            f"there are fewer of {', '.join(asked)}. Add films, or leave its prevalence out."
+        )
 
 
 def thin_findings(truth: Int64, classes: Sequence[str]) -> tuple[str, ...]:

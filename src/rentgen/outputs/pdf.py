@@ -207,7 +207,7 @@ def _film_page(report: StudyReport, film: FilmReport, number: int, *, with_pictu
     story += [_picture_and_words(film, told, language, with_pictures=with_pictures), Spacer(1, 8)]
     if prediction is not None and prediction.status is Status.OK and prediction.points:
         story += [_heading(table["report"]["points"]), _points_table(prediction.points, language), Spacer(1, 8)]
-    story += [_heading(table["report"]["feedback"]), *_feedback(film.feedback, language), Spacer(1, 8)]
+    story += [_heading(table["report"]["feedback"]), *_feedback(film, language), Spacer(1, 8)]
     if film.limits:
         story += [_heading(table["report"]["limits"])]
         story += [_text(f"– {limit}", 7.5, _QUIET) for limit in film.limits[:MAX_LIMITS]]  # noqa: RUF001
@@ -337,13 +337,13 @@ def _interval(figure: Any, language: str) -> str:  # noqa: ANN401
     return escape(fill(names[kind], share=share, low=least[:-2], high=most[:-2]))
 
 
-def _feedback(feedback: Sequence[Feedback], language: str) -> list[Flowable]:
-    if not feedback:
+def _feedback(film: FilmReport, language: str) -> list[Flowable]:
+    if not film.feedback:
         return [_text(escape(words(language)["report"]["no_feedback"]), 9, _QUIET)]
     lines: list[Flowable] = []
-    for said in feedback:
-        date = _date(said.created_at, language)
-        lines.append(_text(f"{_safe(feedback_words(said, language))} <font color='{_QUIET}'>{date}</font>", 9))
+    for said in film.feedback:
+        told, date = feedback_words(said, language, film.prediction), _date(said.created_at, language)
+        lines.append(_text(f"{_safe(told)} <font color='{_QUIET}'>{date}</font>", 9))
         if said.comment:
             lines.append(_text(_safe(said.comment[:MAX_COMMENT]), 9))
     return lines

@@ -269,8 +269,23 @@ def _set_words(members: Sequence[str], language: str) -> tuple[str, ...]:
     return (fill(table["set_many" if others else "set_one"], labels=listed),)
 
 
-def feedback_words(feedback: Feedback, language: str) -> str:
-    """Return what a physician said of a result, without the comment."""
+def feedback_words(feedback: Feedback, language: str, prediction: StoredPrediction | None = None) -> str:
+    """Return what a physician said of a result, without the comment.
+
+    Args:
+        feedback: as it is kept.
+        language: `en` or `uk`.
+        prediction: where it is the one that is judged, its findings of which nothing is said are told of, too.
+    """
     table = words(language)
-    kind = "agree" if feedback.agree else "correct" if feedback.label else "disagree"
-    return fill(table[kind], actor=feedback.actor, label=class_name(feedback.label or "", language))
+    if feedback.findings is None:
+        kind = "agree" if feedback.agree else "correct" if feedback.label else "disagree"
+        return fill(table[kind], actor=feedback.actor, label=class_name(feedback.label or "", language))
+    said = feedback.findings
+    judged = prediction is not None and prediction.prediction_id == feedback.prediction_id
+    names = dict.fromkeys((*(prediction.probabilities if judged and prediction else ()), *said))
+    told = [fill(table["agree" if feedback.agree else "disagree_findings"], actor=feedback.actor)]
+    for text, wanted in (("said_present", True), ("said_absent", False), ("said_unknown", None)):
+        labels = [class_name(name, language) for name in names if said.get(name) is wanted]
+        told += [fill(table[text], labels=", ".join(labels))] if labels else []
+    return " ".join(told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rentgen.records.common import DISCLAIMER, Float32, Float64, Int64, Pixels, Progress, UInt8
 from rentgen.records.deciding import deciding_threshold, deciding_thresholds, present_findings
-from rentgen.records.evaluation import Curve, Evaluation, Interval, Leak, Mistake, OperatingPoint
+from rentgen.records.evaluation import Curve, Evaluation, FindingErrors, Interval, Leak, Mistake, OperatingPoint
 from rentgen.records.films import (
     Geometry,
     ImageRecord,
@@ -35,6 +35,7 @@ __all__ = [
     "EngineName",
     "Epoch",
     "Evaluation",
+    "FindingErrors",
     "FindingSet",
     "Float32",
     "Float64",

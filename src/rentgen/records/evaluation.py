@@ -130,6 +130,38 @@ class Leak:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class FindingErrors:
+    """How one of several findings was called at its own operating point, and what else the films showed.
+
+    Attributes:
+        found: films with it that were called (true positives).
+        missed: films with it that were not (false negatives).
+        false_alarms: films without it that were called (false positives).
+        passed: films without it that were not (true negatives).
+        unknown: films of which nobody knows.
+        missed_beside: other finding to films that show both and of which this one was missed, and films that show both.
+        false_alarms_beside: other finding to films that show it without this one, which was called, and films that show
+            it without this one.
+    """
+
+    found: int
+    missed: int
+    false_alarms: int
+    passed: int
+    unknown: int
+    missed_beside: Mapping[str, tuple[int, int]]
+    false_alarms_beside: Mapping[str, tuple[int, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        beside = {"missed_beside": self.missed_beside, "false_alarms_beside": self.false_alarms_beside}
+        counts = {name: getattr(self, name) for name in ("found", "missed", "false_alarms", "passed", "unknown")}
+        return counts | {
+            name: {other: {"n": n, "of": of} for other, (n, of) in pairs.items()} for name, pairs in beside.items()
+        }
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """What was measured on one set.
@@ -158,6 +190,7 @@ class Evaluation:
             `per_class` has `ece` and `brier`, too; `support` says in how many films each is present; there is no
             confusion matrix.
         known: finding to number of films of which it is known; empty elsewhere.
+        errors: finding to how it was called, and beside which others; empty elsewhere.
     """
 
     classes: tuple[str, ...]
@@ -178,6 +211,7 @@ class Evaluation:
     statuses: Mapping[str, int] = field(default_factory=dict)
     task: Task = Task.MULTICLASS
     known: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, FindingErrors] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the documented JSON object: each metric with value, low and high, `n`, and all else above."""
@@ -203,6 +237,7 @@ class Evaluation:
             "statuses": dict(self.statuses),
             "task": str(self.task),
             "known": dict(self.known),
+            "errors": {label: errors.to_dict() for label, errors in self.errors.items()},
         }
 
 

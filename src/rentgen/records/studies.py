@@ -208,10 +208,13 @@ class Feedback:
         image_id: of the film.
         prediction_id: that it judges; None where there was none.
         agree: whether the model's class is right.
-        label: the right class: the model's own, or the correction; None where the physician does not say.
+        label: the right class: the model's own, or the correction; None where the physician does not say, and of
+            several findings.
         comment: free words; may name a patient, so it is never logged.
         actor: who said it.
         created_at: when, UTC.
+        findings: of several, each that is present (True) or absent (False); of one that is left out the physician
+            cannot tell. None where a film has one class, and where nothing is said of its findings.
     """
 
     feedback_id: str
@@ -222,6 +225,7 @@ class Feedback:
     comment: str = field(repr=False)
     actor: str
     created_at: datetime
+    findings: Mapping[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

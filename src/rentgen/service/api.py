@@ -1,4 +1,4 @@
-"""REST under `/v1`: predictions, studies, films, feedback, models, health."""
+"""REST under `/v1`: predictions, studies, films, models, health."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from rentgen.errors import RentgenError, StoreError
 from rentgen.records import DISCLAIMER
-from rentgen.records.studies import Principal, Role, StoredImage, StoredPrediction, Study
+from rentgen.records.studies import Principal, Role, StoredImage, Study
 from rentgen.service import schemas
 from rentgen.service.cloud import DeskOf, instances_schema
 from rentgen.service.desk import Answered, Desk
 from rentgen.service.incoming import FIELD, MULTIPART, RAW, read_films
 from rentgen.service.models import Model
 from rentgen.service.problems import Problem, responses
-from rentgen.service.schemas import feedback_out, prediction_out, study_out
+from rentgen.service.schemas import prediction_out, study_out
 from rentgen.service.security import needs
 from rentgen.store.studies import Store
 from rentgen.workflow import belongs_to
@@ -262,52 +262,6 @@ async def delete_study(desk: DeskOf, who: Admin, study_id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.post(
-    "/images/{image_id}/feedback",
-    tags=["feedback"],
-    summary="Agree with a result, or correct it",
-    response_model=schemas.FeedbackOut,
-    status_code=201,
-    responses=STORE,
-)
-async def add_feedback(
-    desk: DeskOf,
-    who: Physician,
-    image_id: Id,
-    body: Annotated[
-        schemas.FeedbackIn, Body(examples=[{"agree": False, "label": "NORMAL", "comment": "rotated film"}])
-    ],
-) -> Response:
-    """Return the feedback as it was kept; the study counts as read."""
-    store = desk.kept()
-    stored = await asyncio.to_thread(_judged, store, image_id, body.prediction_id)
-    if body.agree and body.label is not None and stored is not None and body.label != stored.label:
-        raise Problem(422, "invalid_request", "Expected no other label than the model's where agree is true.")
-    label = body.label if not body.agree or stored is None else stored.label
-    feedback = await asyncio.to_thread(
-        store.add_feedback,
-        image_id,
-        prediction_id=stored.prediction_id if stored else None,
-        agree=body.agree,
-        label=label,
-        comment=body.comment,
-        actor=who,
-    )
-    return JSONResponse(feedback_out(feedback), 201)
-
-
-def _judged(store: Store, image_id: str, prediction_id: str | None) -> StoredPrediction | None:
-    """Return the prediction of a film that feedback is about: the named one, or the newest."""
-    study = study_of(store, image_of(store, image_id).study_id)
-    own = [stored for stored in study.predictions if stored.image_id == image_id]
-    if prediction_id is None:
-        return own[0] if own else None
-    found = next((stored for stored in own if stored.prediction_id == prediction_id), None)
-    if found is None:
-        raise Problem(422, "invalid_request", "Expected prediction_id to be one of this film, but got another.")
-    return found
-
-
 @router.get("/models", tags=["models"], summary="The models that answer", response_model=schemas.ModelsOut)
 async def list_models(desk: DeskOf, _: Reader) -> Response:
     """Return them in the order in which the service was given them."""
@@ -325,6 +279,7 @@ def _model_out(desk: Desk, entry: Model) -> dict[str, Any]:
         "title": card and card.name,
         "classes": list(card.classes) if card else [],
         "positive": card and card.positive,
+        "task": card and str(card.task),
         "created": card and card.created,
         "default": entry.name == desk.models.default,
     }

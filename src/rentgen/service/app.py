@@ -17,7 +17,7 @@ from rentgen.images.read import DEFAULT_LIMITS
 from rentgen.parallel.local import cores
 from rentgen.records import DISCLAIMER
 from rentgen.records.studies import Principal, Role
-from rentgen.service import api, cloud, gateway, login, pages, pictures, problems, report, research, watch
+from rentgen.service import api, cloud, feedback, gateway, login, pages, pictures, problems, report, research, watch
 from rentgen.service.cloud import CloudRoutes
 from rentgen.service.desk import Desk
 from rentgen.service.films import FilmCache
@@ -80,6 +80,7 @@ def create_app(
     problems.install(app)
     _guard(app, desk, routes or CloudRoutes())
     app.include_router(api.router)
+    app.include_router(feedback.router)
     app.include_router(pictures.router)
     app.include_router(report.router)
     app.include_router(research.router)

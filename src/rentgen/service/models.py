@@ -12,7 +12,7 @@ from pathlib import Path
 import rentgen.bundle as bundles
 from rentgen.engine.predictor import Predictor
 from rentgen.errors import RentgenError, SettingError
-from rentgen.records import Precision
+from rentgen.records import Card, Precision
 from rentgen.service.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,14 @@ class Models:
         if found is None:
             raise Problem(404, "not_found", f"There is no such model here; there are {', '.join(self._entries)}.")
         return found
+
+    def card_of(self, bundle_id: str | None) -> Card | None:
+        """Return the card of a bundle by its id, of the default model for None; None where it does not answer here."""
+        for entry in self:
+            mine = entry.name == self.default if bundle_id is None else entry.bundle_id == bundle_id
+            if mine and entry.predictor is not None:
+                return entry.predictor.card
+        return None
 
     def predictor(self, name: str | None) -> tuple[Model, Predictor]:
         """Return a model that answers.

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from rentgen.images.overlay import overlay
 from rentgen.outputs.pdf import FilmReport, StudyReport, report_pdf
 from rentgen.outputs.wording import Language
-from rentgen.records import Card, Pixels, Status
+from rentgen.records import Pixels, Status
 from rentgen.records.results import is_finding
 from rentgen.records.studies import StoredImage, StoredPrediction, Study
 from rentgen.service.api import Id, Reader, study_of
@@ -55,7 +55,7 @@ def _gather(desk: Desk, study: Study, language: Language) -> StudyReport:
 
 def _film(desk: Desk, study: Study, image: StoredImage) -> FilmReport:
     stored = next((one for one in study.predictions if one.image_id == image.image_id), None)
-    card = _card(desk, stored)
+    card = None if stored is None else desk.models.card_of(stored.bundle_id)
     picture, heat_label = _picture(desk, image, stored)
     return FilmReport(
         image=image,
@@ -66,14 +66,6 @@ def _film(desk: Desk, study: Study, image: StoredImage) -> FilmReport:
         calibrated=card is None or card.calibration is not None,
         limits=card.known_failures if card is not None else (),
     )
-
-
-def _card(desk: Desk, stored: StoredPrediction | None) -> Card | None:
-    """Return the card of the bundle that answered; None where another has taken its place."""
-    if stored is None:
-        return None
-    models = (entry.predictor for entry in desk.models if entry.bundle_id == stored.bundle_id)
-    return next((predictor.card for predictor in models if predictor is not None), None)
 
 
 def _picture(desk: Desk, image: StoredImage, stored: StoredPrediction | None) -> tuple[Pixels | None, str | None]:

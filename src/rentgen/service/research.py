@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import json
 import logging
-import tempfile
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from rentgen.errors import InputError, PeerError, SettingError
-from rentgen.images.read import Limits, read
+from rentgen.errors import SettingError
 from rentgen.outputs.deidentify.burned_in import Tesseract
 from rentgen.service.api import Admin, Physician, Reader
 from rentgen.service.cloud import DeskOf
 from rentgen.service.headers import REPORT_POLICY
-from rentgen.service.pictures import encode_film
+from rentgen.service.packing import pack_feedback
 from rentgen.service.problems import Problem, responses
 from rentgen.service.schemas import Shape
 from rentgen.settings import Settings
-from rentgen.store.studies import Store
-
-if TYPE_CHECKING:
-    from rentgen.outputs.deidentify.dataset import CountWords
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["research"])
 
 MAX_REPORT_BYTES = 64_000_000
-COLUMNS = ("path", "label", "patient", "agree", "model_label", "probability", "status", "bundle_id", "received_at")
-"""Of `feedback.csv`. `rentgen train` reads the first three and leaves the others alone."""
-
 Word = Annotated[str, PathParameter(max_length=200)]
 
 
@@ -200,74 +188,7 @@ async def export_feedback(desk: DeskOf, who: Admin) -> Response:
     )
 
 
-def _chunks(file: io.BufferedIOBase | Any) -> Iterator[bytes]:  # noqa: ANN401
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
     with file:
         while chunk := file.read(1 << 16):
             yield chunk
-
-
-def pack_feedback(store: Store, limits: Limits, count_words: CountWords | None = None) -> Any:  # noqa: ANN401
-    """Return an open temporary file with the zip, at its beginning.
-
-    Only films whose class a physician has said, and whose file is kept, have a row in `feedback.csv`; films in whose
-    picture words may stand are in `held-back.csv`, the others in `without-films.csv`: nothing is lost silently.
-
-    Args:
-        store: with feedback.
-        limits: on what a film may ask for.
-        count_words: reads pictures; None leaves words in them unseen, but for what headers say.
-    """
-    # It brings the standard's tables along, half a second that a start need not wait for.
-    from rentgen.outputs.deidentify.dataset import find_words
-
-    file = tempfile.TemporaryFile()  # noqa: SIM115
-    with_films, without, held_back = _Table(), _Table(), _Table()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for image, stored, feedback in store.all_feedback():
-            path = f"films/{image.image_id}.png"
-            data = store.file(image.image_id) if image.file_kept and feedback.label else None
-            row = (
-                path if data else image.image_id,
-                feedback.label or "",
-                image.patient or image.study_id,
-                feedback.agree,
-                stored.label if stored else "",
-                f"{stored.probabilities.get(stored.label or '', 0.0):.6f}" if stored else "",
-                str(stored.status) if stored else "",
-                stored.bundle_id if stored else "",
-                image.received_at.isoformat(),
-            )
-            if data is None:
-                without.add(row)
-                continue
-            try:
-                film = read(data, name=image.image_id, limits=limits)
-                words = find_words(data, film, count_words, allow_derived=True, limits=limits)
-            except (InputError, PeerError):
-                without.add(row)
-                continue
-            if words is not None:
-                held_back.add((image.image_id, *row[1:]))
-                continue
-            archive.writestr(path, encode_film(film))
-            with_films.add(row)
-        archive.writestr("feedback.csv", with_films.text())
-        archive.writestr("without-films.csv", without.text())
-        archive.writestr("held-back.csv", held_back.text())
-    file.seek(0)
-    return file
-
-
-class _Table:
-    """A CSV in memory: a few hundred bytes a film."""
-
-    def __init__(self) -> None:
-        self._stream = io.StringIO(newline="")
-        self._writer = csv.writer(self._stream)
-        self._writer.writerow(COLUMNS)
-
-    def add(self, row: tuple[object, ...]) -> None:
-        self._writer.writerow(row)
-
-    def text(self) -> str:
-        return self._stream.getvalue()

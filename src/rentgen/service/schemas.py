@@ -14,6 +14,7 @@ from rentgen.records.studies import Feedback, StoredImage, StoredPrediction, Stu
 from rentgen.workflow import grid_to_native
 
 HASH = "94a1" * 16
+MAX_FINDINGS = 1000
 _EXAMPLE: dict[str, Any] = {
     "content_hash": HASH,
     "status": "ok",
@@ -163,7 +164,10 @@ class FeedbackOut(Shape):
     image_id: str
     prediction_id: str | None
     agree: bool
-    label: str | None
+    label: str | None = Field(description="The right class; null of several findings, and where none was named.")
+    findings: dict[str, bool] | None = Field(
+        description="Of several, each that is present (true) or absent (false); null where a film has one class."
+    )
     comment: str
     actor: str
     created_at: datetime
@@ -213,8 +217,14 @@ class ReadIn(Shape):
 class FeedbackIn(Shape):
     """What a physician says of a prediction."""
 
-    agree: StrictBool = Field(description="Whether the model's class is right.")
+    agree: StrictBool = Field(description="Whether the model's class is right, or all that it says of its findings.")
     label: str | None = Field(None, min_length=1, max_length=100, description="The right class, where it is not.")
+    findings: dict[str, StrictBool] | None = Field(
+        None,
+        max_length=MAX_FINDINGS,
+        description="Instead of a label, where a film may have several findings: each that is present (true) or absent "
+        "(false); of one that is left out you cannot tell. Left out where agree is true: all that the model says.",
+    )
     comment: str = Field("", max_length=2000)
     prediction_id: str | None = Field(None, max_length=100)
 
@@ -229,6 +239,7 @@ class ModelOut(Shape):
     title: str | None
     classes: list[str]
     positive: str | None
+    task: Literal["multiclass", "multilabel"] | None = Field(description="One class a film, or several findings.")
     created: str | None
     default: bool
 
@@ -356,6 +367,7 @@ def feedback_out(feedback: Feedback) -> dict[str, Any]:
         "prediction_id": feedback.prediction_id,
         "agree": feedback.agree,
         "label": feedback.label,
+        "findings": None if feedback.findings is None else dict(feedback.findings),
         "comment": feedback.comment,
         "actor": feedback.actor,
         "created_at": feedback.created_at.isoformat(),

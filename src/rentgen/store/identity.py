@@ -80,9 +80,11 @@ def reseal(connection: Connection, old: Sealer, new: Sealer) -> None:
     for table, column, what in (
         (ImageRow, ImageRow.name, "images.name"),
         (FeedbackRow, FeedbackRow.comment, "feedback.comment"),
+        (FeedbackRow, FeedbackRow.findings, "feedback.findings"),
     ):
         after = 0
-        query = sa.select(table.number, table.id, column.label("kept")).order_by(table.number).limit(_PAGE)
+        some = sa.select(table.number, table.id, column.label("kept")).where(column.is_not(None))
+        query = some.order_by(table.number).limit(_PAGE)
         while rows := connection.execute(query.where(table.number > after)).all():
             for row in rows:
                 told = f"{what} {row.id}"

@@ -15,7 +15,15 @@ from rentgen.records.studies import Feedback, Principal, StoredImage, StoredPred
 from rentgen.store import audit
 from rentgen.store.database import insert_new
 from rentgen.store.identity import random_name
-from rentgen.store.rows import film_values, kept_text, prediction_values, to_feedback, to_image, to_prediction
+from rentgen.store.rows import (
+    film_values,
+    kept_findings,
+    kept_text,
+    prediction_values,
+    to_feedback,
+    to_image,
+    to_prediction,
+)
 from rentgen.store.schema import FeedbackRow, FileRow, ImageRow, PredictionRow, StudyRow
 from rentgen.store.sealing import Sealer
 from rentgen.store.worklist import rank
@@ -151,16 +159,18 @@ def add_feedback(connection: Connection, sealer: Sealer, feedback: Feedback, act
     """Return what a physician said, as it is kept; the study counts as read.
 
     Raises:
-        SettingError: a text is too long.
+        SettingError: a text is too long, or both a class and findings are said.
         StoreError: there is no such film, or no such prediction of it.
     """
+    if feedback.label is not None and feedback.findings is not None:
+        raise SettingError("Expected feedback with a class or with findings, but got both.")
     if len(feedback.comment) > MOST_COMMENT or len(feedback.label or "") > MOST_LABEL:
         raise SettingError(f"Expected a comment of at most {MOST_COMMENT} characters and a label of {MOST_LABEL}.")
     study_id = lock_study_of(connection, feedback.image_id)
     label = feedback.label
     if feedback.prediction_id is not None:
         told = _label(connection, feedback.image_id, feedback.prediction_id)
-        label = told if feedback.agree and label is None else label
+        label = told if feedback.agree and label is None and feedback.findings is None else label
     values: dict[str, Any] = {
         "id": feedback.feedback_id,
         "image_id": feedback.image_id,
@@ -170,6 +180,7 @@ def add_feedback(connection: Connection, sealer: Sealer, feedback: Feedback, act
         "comment": kept_text(feedback.comment, f"feedback.comment {feedback.feedback_id}", sealer),
         "actor": feedback.actor,
         "created_at": feedback.created_at,
+        "findings": kept_findings(feedback, sealer),
     }
     connection.execute(_ADD_FEEDBACK, values)
     _set_read(connection, study_id, feedback.created_at)

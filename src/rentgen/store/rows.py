@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -128,7 +129,21 @@ def to_feedback(row: sa.Row[Any], sealer: Sealer) -> Feedback:
         comment=read_text(row.comment, f"feedback.comment {row.id}", sealer),
         actor=row.actor,
         created_at=row.created_at,
+        findings=None if row.findings is None else json.loads(read_text(row.findings, findings_place(row.id), sealer)),
     )
+
+
+def findings_place(feedback_id: str) -> str:
+    """Return what the findings of feedback are sealed with."""
+    return f"feedback.findings {feedback_id}"
+
+
+def kept_findings(feedback: Feedback, sealer: Sealer) -> bytes | None:
+    """Return what feedback says of several findings as it is kept, in the order in which it was said."""
+    if feedback.findings is None:
+        return None
+    text = json.dumps(dict(feedback.findings), ensure_ascii=False, separators=(",", ":"))
+    return kept_text(text, findings_place(feedback.feedback_id), sealer)
 
 
 def kept_text(text: str, told: str, sealer: Sealer) -> bytes:

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision of `migrations/versions`."""
 
 
@@ -193,6 +193,8 @@ class FeedbackRow(Base):
     """Sealed where the store has a key."""
     actor: Mapped[str]
     created_at: Mapped[datetime]
+    findings: Mapped[bytes | None]
+    """Of several findings, what is present and what is absent: JSON, sealed where the store has a key."""
 
 
 class KeyRow(Base):

@@ -168,6 +168,7 @@ class Store:
         label: str | None,
         comment: str,
         actor: Principal,
+        findings: Mapping[str, bool] | None = None,
     ) -> Feedback:
         """Return what a physician said, as it is kept; the study counts as read.
 
@@ -178,9 +179,10 @@ class Store:
             label: the right class; where agreed and left out, the prediction's.
             comment: free words.
             actor: who says it.
+            findings: of several, instead of a class: each that is present, or absent.
 
         Raises:
-            SettingError: a text is too long.
+            SettingError: a text is too long, or both a class and findings are said.
         """
         feedback = Feedback(
             feedback_id=identity.random_name(),
@@ -191,6 +193,7 @@ class Store:
             comment=comment,
             actor=actor.name[:200],
             created_at=datetime.now(UTC),
+            findings=findings,
         )
         with self._database.writing() as connection:
             return intake.add_feedback(connection, self._sealer, feedback, actor)
