@@ -151,7 +151,8 @@ def ping_while_busy(where: Place) -> Finding:
     data = [body([instance(film(number, 1024)) for _ in range(4)]) for number in range(AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         asked = [pool.submit(predict, where, one) for one in data]
-        probes: list[Answer] = []
+        # A server that refuses at once may be done before the first look.
+        probes = [ask(where.port, "GET", where.health, timeout_s=10)]
         while not all(job.done() for job in asked):
             probes.append(ask(where.port, "GET", where.health, timeout_s=10))
             time.sleep(0.005)
