@@ -24,7 +24,7 @@ from rentgen.images.prepare import fit
 from rentgen.learn import backbones
 from rentgen.learn.finetune import keep_memory
 from rentgen.learn.settings import ShiftSettings
-from rentgen.learn.shift import shift_batch
+from rentgen.learn.shift import film_sources, shift_batch
 from rentgen.learn.stages import find_stages
 from rentgen.records import Preprocessing, Radiograph
 
@@ -45,8 +45,8 @@ def main() -> None:
     keep_memory()
     print_steps(arguments, "kept memory")
     films = torch.from_numpy(sample(arguments.batch))
-    generator = torch.Generator().manual_seed(0)
-    speed = arguments.batch / median(lambda: shift_batch(films, ShiftSettings(), generator), arguments.steps)
+    sources = film_sources(0, 0, range(arguments.batch))
+    speed = arguments.batch / median(lambda: shift_batch(films, ShiftSettings(), sources), arguments.steps)
     print(f"augmentation alone: {speed:.1f} films/s, {1000 / speed:.1f} ms a film")
 
 

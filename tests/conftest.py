@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from serving import Serving
 from rentgen.images.phantom import write_set
 from rentgen.learn.recipe import Recipe, load
 from rentgen.learn.training import Training, TrainingPlan, train
+from rentgen.parallel.ray import connect
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,23 @@ def client(served: Serving) -> Iterator[httpx.Client]:
     """Return a client of the service that the test file runs as `served`."""
     with served.client() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Start Ray once, with what the workers import by name, and return the address where another may join."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        # Set by connect, and gone with the module.
+        for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
+            patch.setenv(name, os.environ.get(name, "0"))
+            patch.delenv(name)
+        connect()
+        # Not before: what connect sets, Ray reads when it is imported.
+        import ray
+
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rentgen.errors import InputError
-from rentgen.parallel.pool import Work
-from rentgen.records import UInt8
+from rentgen.parallel.pool import Seat, Work
+from rentgen.records import Progress, UInt8
 
 T = TypeVar("T")
 
@@ -44,6 +44,16 @@ class Posted:
         for item in items:
             self.items += 1
             yield post(sent.run(state, post(item)))
+
+    def together(
+        self,
+        run: Callable[[Seat], None],
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+        over: Callable[[], bool] | None = None,
+    ) -> None:
+        post(run)(Seat(progress=progress, over=over))
 
 
 def post(thing: T) -> T:

@@ -24,7 +24,9 @@ from rentgen.learn import recipe as recipes
 from rentgen.learn.search.clock import Clock
 from rentgen.learn.search.run import Found, SearchPlan, choose, search
 from rentgen.learn.search.space import Sight, backbones_at_hand
-from rentgen.learn.search.trials import measure_head, nested_loss
+from rentgen.learn.search.trials import measure_head, nested_loss, run_trial
+from rentgen.parallel.pool import HERE
+from rentgen.parallel.ray import Ray
 from rentgen.records import Float32, Int64, Split
 from rentgen.records.search import Trial
 
@@ -135,6 +137,24 @@ def test_a_stopped_search_goes_on(found: Found, fresh: SearchPlan) -> None:
     assert {trial.number for trial in late}.isdisjoint(trial.number for trial in seen)
     first = [trial.losses for trial in found.search.trials[:5]]
     assert [trial.losses for trial in end.trials[:5]] == first == [trial.losses for trial in seen]
+
+
+def test_heads_are_tried_by_ray_and_go_on_here(cluster: str, fresh: SearchPlan) -> None:
+    there: list[Trial] = []
+    wanted = replace(fresh, trials=12, sights=1, pool=Ray(cluster))
+    first = choose(wanted, told=there.append)
+    assert sorted(trial.number for trial in there) == list(range(12))
+    assert sorted(first.trials, key=lambda trial: trial.number) == sorted(there, key=lambda trial: trial.number)
+    assert not list((fresh.cache / "searches").glob(".tune*"))
+    # Here, the same heads bring the same.
+    late: list[Trial] = []
+    here = choose(replace(wanted, trials=14, pool=HERE), told=late.append)
+    assert here.trials[:12] == first.trials
+    assert [trial.number for trial in late] == [12, 13]
+    bank = here.choices[0].bank
+    for trial in [trial for trial in first.trials if trial.whole][:3]:
+        again = run_trial(bank, here.inner, here.base, trial.settings, number=0, stress_weight=0.5)
+        np.testing.assert_allclose(again.losses, trial.losses, rtol=1e-5)
 
 
 def test_time_that_is_over_leaves_the_least(fresh: SearchPlan) -> None:

@@ -11,7 +11,7 @@ from made import film8
 from rentgen.errors import SettingError
 from rentgen.images.prepare import smooth
 from rentgen.learn.settings import ShiftSettings
-from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
+from rentgen.learn.shift import draw_mix, film_sources, shift_batch, smooth_batch
 
 
 def still(**changes: Any) -> ShiftSettings:  # noqa: ANN401 - settings are of several types
@@ -32,7 +32,7 @@ def batch(count: int = 6) -> torch.Tensor:
 
 
 def drawn(settings: ShiftSettings, seed: int = 0) -> torch.Tensor:
-    return shift_batch(batch(), settings, torch.Generator().manual_seed(seed))
+    return shift_batch(batch(), settings, film_sources(seed, 0, range(6)))
 
 
 def test_nothing_changes_where_nothing_may() -> None:
@@ -69,10 +69,17 @@ def test_the_same_numbers_draw_the_same_films() -> None:
     assert not torch.equal(drawn(ShiftSettings(), 3), drawn(ShiftSettings(), 4))
 
 
+def test_a_film_is_changed_alike_whoever_else_is_changed_with_it() -> None:
+    together = drawn(ShiftSettings(markers=0.5, jpeg=0.5), 3)
+    for rows in ([0], [1, 4], [5, 2, 3]):
+        some = shift_batch(batch()[rows], ShiftSettings(markers=0.5, jpeg=0.5), film_sources(3, 0, rows))
+        torch.testing.assert_close(some, together[rows], atol=1e-3, rtol=0)
+
+
 def test_the_films_that_came_in_stay_as_they_were() -> None:
     films = batch()
     before = films.clone()
-    shift_batch(films, ShiftSettings(markers=1.0, jpeg=1.0), torch.Generator().manual_seed(0))
+    shift_batch(films, ShiftSettings(markers=1.0, jpeg=1.0), film_sources(0, 0, range(6)))
     assert torch.equal(films, before)
 
 
@@ -83,17 +90,16 @@ def test_mixed_targets_are_the_shares_of_the_films(kind: str) -> None:
     targets = torch.eye(2)[[0, 0, 1, 1]]
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        mixed, (shares,) = mix_batch(films, (targets,), still(**{kind: 1.0}), generator)
+        mix = draw_mix(4, (32, 32), still(**{kind: 1.0}), generator)
+        assert mix is not None
+        mixed, (shares,) = mix.films(films, films[mix.partners]), mix.targets((targets,))
         torch.testing.assert_close(shares.sum(1), torch.ones(4))
         # A film's mean grey level tells how much of the bright kind is in it.
         torch.testing.assert_close(mixed.mean((1, 2)) / 200, shares[:, 1], atol=1e-5, rtol=0)
 
 
 def test_films_are_not_mixed_unless_asked() -> None:
-    films, targets = batch().float(), (torch.eye(6),)
-    same, shares = mix_batch(films, targets, still(), torch.Generator())
-    assert same is films
-    assert shares is targets
+    assert draw_mix(6, (64, 80), still(), torch.Generator()) is None
 
 
 @pytest.mark.parametrize("sigma", [0.8, 2.0])

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -39,25 +37,9 @@ from rentgen.errors import (
 from rentgen.learn.members import read_part
 from rentgen.learn.training import TrainingPlan, train
 from rentgen.parallel.pool import HERE, Work
-from rentgen.parallel.ray import Ray, _Failure, _led_there, _Order, _Parcel, _versions, _Worker, connect
+from rentgen.parallel.ray import Ray, _Failure, _led_there, _Order, _Parcel, _Worker, connect
+from rentgen.parallel.versions import own_versions
 from rentgen.records import Split
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Start Ray once, with what the workers import by name, and return the address where another may join."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-        # Set by connect, and gone with the module.
-        for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
-            patch.setenv(name, os.environ.get(name, "0"))
-            patch.delenv(name)
-        connect()
-        # Not before: what connect sets, Ray reads when it is imported.
-        import ray
-
-        yield ray.get_runtime_context().gcs_address
-        ray.shutdown()
 
 
 @pytest.fixture
@@ -209,7 +191,7 @@ def test_fitted_films_are_those_made_here(trained: Trained, tmp_path: Path) -> N
 
 
 def test_a_worker_that_could_answer_otherwise_says_why_and_does_not_answer(tmp_path: Path) -> None:
-    own = _versions()
+    own = own_versions()
     assert {"python", "rentgen", "numpy", "openvino", "pillow", "pydicom"} <= set(own)
     work = Work(open_numbers, partial(straggle, tmp_path), folder=tmp_path / "not mounted")
     for versions, told in (

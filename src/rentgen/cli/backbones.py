@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
@@ -42,15 +43,20 @@ def backbones(
         if not rows[0]["here"]:
             out.print(ways_out(NETWORKS[name]), markup=False, highlight=False, soft_wrap=True)
         return
-    table = Table(
-        "name", "family", "taught on", "licence", "input", "pooling", "heat map", "weights", title_justify="left"
-    )
+    table = Table(box=SIMPLE, pad_edge=False)
+    # A name that is cut off cannot be given to `train`.
+    table.add_column("name", no_wrap=True)
+    for heading in ("taught on", "licence", "input", "here"):
+        table.add_column(heading)
     for row in rows:
-        weights = "in a package, here" if row["here"] else escape(row["weights"])
-        cells = ("name", "family", "taught", "licence", "side", "pooling", "heat_map")
-        table.add_row(*(escape(str(row[cell])) for cell in cells), weights)
+        cells = (escape(str(row[cell])) for cell in ("name", "taught", "licence", "side"))
+        table.add_row(*cells, "yes" if row["here"] else "")
     out.print(table)
-    out.print("One of them: rentgen backbones NAME. What each costs: docs/backbones.md.", style="dim", highlight=False)
+    out.print(
+        "All of one, and where its weights are: rentgen backbones NAME. What each costs: docs/backbones.md.",
+        style="dim",
+        highlight=False,
+    )
 
 
 def _describe(row: Network) -> dict[str, Any]:

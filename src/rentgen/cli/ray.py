@@ -27,6 +27,16 @@ RayOption = Annotated[
     ),
 ]
 
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="With --ray: so many processes fine-tune together, each with its share of every batch. By default one for "
+        "each GPU of the cluster, or for each node where there is none.",
+    ),
+]
+
 
 class RayCommand(TyperCommand):
     """A command whose `--ray` may stand alone."""
@@ -57,16 +67,18 @@ def with_address(args: list[str]) -> list[str]:
     return done
 
 
-def open_pool(address: str | None) -> Pool:
+def open_pool(address: str | None, processes: int | None = None) -> Pool:
     """Return who does the long work; a cluster is joined at once, so that one that is not there costs nothing.
 
     Raises:
-        SettingError: not an address.
+        SettingError: not an address, or processes without one.
         MissingExtraError: Ray is not installed.
         PeerError: there is no such cluster.
     """
     from rentgen.parallel.pool import HERE
 
+    if address is None and processes is not None:
+        raise SettingError("Expected --ray with --processes: alone, they are processes on this machine.")
     if address is None:
         return HERE
     if not _ADDRESS.fullmatch(address):
@@ -76,4 +88,4 @@ def open_pool(address: str | None) -> Pool:
     from rentgen.parallel.ray import Ray, connect
 
     connect(address)
-    return Ray(address)
+    return Ray(address, processes=processes)

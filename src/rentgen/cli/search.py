@@ -22,7 +22,7 @@ from rentgen.cli.options import (
     split_names,
 )
 from rentgen.cli.places import placed
-from rentgen.cli.ray import RayCommand, RayOption, open_pool
+from rentgen.cli.ray import ProcessesOption, RayCommand, RayOption, open_pool
 from rentgen.cli.reporting import write_report
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.terminal import out, print_doubts, print_evaluation, print_findings, progress_bars, write_json
@@ -82,6 +82,7 @@ def search(
     mlflow: MlflowOption = None,
     tensorboard: TensorBoardOption = None,
     ray: RayOption = None,
+    processes: ProcessesOption = None,
 ) -> None:
     """Choose backbone, preprocessing, head and training within so many minutes, and write the winner.
 
@@ -117,7 +118,7 @@ def search(
         sights=sights,
         jobs=jobs,
         tuned=not frozen,
-        pool=open_pool(ray),
+        pool=open_pool(ray, processes),
     )
     settings = {
         "data": str(data),

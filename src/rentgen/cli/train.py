@@ -21,7 +21,7 @@ from rentgen.cli.options import (
     split_names,
 )
 from rentgen.cli.places import placed
-from rentgen.cli.ray import RayCommand, RayOption, open_pool
+from rentgen.cli.ray import ProcessesOption, RayCommand, RayOption, open_pool
 from rentgen.cli.reporting import write_report
 from rentgen.cli.track import MlflowOption, TensorBoardOption, measured, pictures, trackers
 from rentgen.records import DISCLAIMER
@@ -135,6 +135,7 @@ def train(
         typer.Option("--find-lr", help="Train nothing: draw how the loss of fine-tuning answers to the learning rate."),
     ] = False,
     ray: RayOption = None,
+    processes: ProcessesOption = None,
     mlflow: MlflowOption = None,
     tensorboard: TensorBoardOption = None,
 ) -> None:
@@ -168,7 +169,7 @@ def train(
         licences=tuple(licence or ()),
         command=command,
         findings=split_names(findings),
-        pool=open_pool(ray),
+        pool=open_pool(ray, processes),
     )
     if find_lr:
         _find_rate(wanted)

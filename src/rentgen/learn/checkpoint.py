@@ -65,8 +65,8 @@ def save(path: Path, identity: str, state: State, working: Working) -> None:
             raise
 
 
-def resume(path: Path, identity: str, state: State, working: Working) -> None:
-    """Go on from a checkpoint of the same task, if there is one."""
+def resume(path: Path, identity: str, state: State, working: Working | None = None) -> None:
+    """Go on from a checkpoint of the same task, if there is one; without `working` only read how far it came."""
     if not path.is_file():
         return
     try:
@@ -76,7 +76,7 @@ def resume(path: Path, identity: str, state: State, working: Working) -> None:
     except Exception:  # torch has no common class for what a damaged file makes it raise
         logger.warning("the checkpoint %s is damaged; training starts anew", path.name)
         return
-    for name in CHECKPOINTED:
+    for name in CHECKPOINTED if working is not None else ():
         getattr(working, name).load_state_dict(values[name])
     for name, value in values["state"].items():
         setattr(state, name, value)

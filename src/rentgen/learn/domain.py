@@ -19,7 +19,7 @@ from rentgen.images.prepare import smooth
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.members import FittedFilms
 from rentgen.learn.settings import ShiftSettings
-from rentgen.learn.shift import shift_batch, smooth_batch
+from rentgen.learn.shift import film_sources, shift_batch, smooth_batch
 from rentgen.records import Float64, Int64, Progress
 
 try:
@@ -163,13 +163,13 @@ def fit_domain(
 
     def features(films: FittedFilms, change: bool) -> tuple[Float64, Float64]:
         nonlocal done
-        generator = torch.Generator().manual_seed(seed)
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
         with torch.inference_mode():
             for start in range(0, len(films.labels), BATCH):
                 images = np.ascontiguousarray(films.images[start : start + BATCH])
                 if change:
-                    batch = smooth_batch(shift_batch(torch.from_numpy(images), MILD, generator), smooth_px).round()
+                    sources = film_sources(seed, start, range(len(images)))
+                    batch = smooth_batch(shift_batch(torch.from_numpy(images), MILD, sources), smooth_px).round()
                 else:
                     batch = torch.from_numpy(np.stack([smooth(image, smooth_px) for image in images]))
                 for group, values in zip(found, domain.features(batch), strict=True):

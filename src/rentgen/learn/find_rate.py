@@ -10,7 +10,7 @@ import torch
 
 from rentgen.learn.finetune import FineTuning, keep_memory, make_classifier
 from rentgen.learn.objective import objective_of
-from rentgen.learn.shift import shift_batch, smooth_batch
+from rentgen.learn.shift import film_sources, shift_batch, smooth_batch
 from rentgen.learn.stages import find_stages, make_optimizer, open_stages
 from rentgen.records import Progress
 
@@ -59,9 +59,9 @@ def find_rate(task: FineTuning, *, steps: int = FINDER_STEPS, progress: Progress
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         chosen = np.sort(rng.choice(len(train), min(settings.batch_size, len(train)), replace=False))
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        sources = film_sources(settings.seed, step, range(len(chosen)))
         labels = torch.from_numpy(train.labels[chosen]).to(device)
-        films = shift_batch(torch.from_numpy(train.images[chosen]).to(device), task.shift, generator)
+        films = shift_batch(torch.from_numpy(train.images[chosen]).to(device), task.shift, sources)
         loss = objective.loss(model(smooth_batch(films, task.smooth_px))[0], *objective.prepare(labels))
         torch.autograd.backward(loss)
         optimizer.step()

@@ -3,8 +3,8 @@
 One loop, read top to bottom. Stages are timm's (`group_matcher`): they join from the top down, each with a lower rate
 than the one above (Howard and Ruder 2018); AdamW (Loshchilov and Hutter 2019), one cycle with a warm-up (Smith 2018),
 an exponential average of the weights that is what is judged and kept (Polyak and Juditsky 1992). Everything random is
-drawn from the step's number, and a checkpoint holds all the rest, so that a run killed at any moment goes on as if it
-had not been.
+drawn from the step's number and the film's place in it, and a checkpoint holds all the rest, so that a run killed at
+any moment goes on as if it had not been, and several processes do what one would (`crew`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,18 @@ import torch
 from torch import Tensor, nn
 
 from rentgen.engine.session import best_precision
-from rentgen.errors import DataError
+from rentgen.errors import DataError, PeerError
 from rentgen.learn.backbones import Backbone, hash_weights
 from rentgen.learn.checkpoint import State, Working, resume, save
 from rentgen.learn.choice import calibrated_loss
+from rentgen.learn.crew import Crew
 from rentgen.learn.export import TorchClassifier
 from rentgen.learn.head import Head
 from rentgen.learn.objective import objective_of
 from rentgen.learn.settings import FineTuneSettings, ShiftSettings
-from rentgen.learn.shift import mix_batch, shift_batch, smooth_batch
+from rentgen.learn.shift import draw_mix, film_sources, shift_batch, smooth_batch
 from rentgen.learn.stages import find_stages, make_optimizer, open_stages, set_rates
+from rentgen.parallel.pool import HERE, Pool, Seat
 from rentgen.records import History, Int64, Precision, Progress, UInt8
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,10 @@ class Films:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(self, rows: Int64) -> Films:
+        """Return some of the films."""
+        return Films(self.images[rows], self.labels[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +99,11 @@ class FineTuning:
 
 
 def finetune(
-    task: FineTuning, *, over: Callable[[], bool] | None = None, progress: Progress | None = None
+    task: FineTuning,
+    *,
+    pool: Pool = HERE,
+    over: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Backbone, Head, History]:
     """Return the backbone and head of the best epoch, and how training went.
 
@@ -102,16 +113,52 @@ def finetune(
 
     Args:
         task: what to train, and on what.
+        pool: who trains; the result is the same but for rounding.
         over: asked after each epoch; True ends the training with the best so far.
         progress: stage `finetune`, steps done, steps in all, and a note.
 
     Raises:
         DataError: a part is empty, or the loss is no number any more.
+        PeerError: of the pool.
     """
-    settings, train = task.settings, task.parts["train"]
     for name, part in task.parts.items():
         if len(part) == 0:
             raise DataError(f"Expected films in the {name} part, but it is empty.")
+    task.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    identity = _identify(task)
+    pool.together(partial(run_finetuning, task, identity), task.checkpoint.parent, progress=progress, over=over)
+
+    state = State(parts={})
+    resume(task.checkpoint, identity, state)
+    if not state.stopped and state.step < _count_steps(task)[1]:
+        raise PeerError(
+            f"Fine-tuning ended, but its checkpoint {task.checkpoint.name} is not whole in the cache here. Every node "
+            "must see the cache under the same path."
+        )
+    model = make_classifier(task)
+    model.load_state_dict(state.best)
+    backbone, head = _take_apart(model, task)
+    history = History(
+        parts={name: tuple(epochs) for name, epochs in state.parts.items()},
+        best_epoch=state.best_epoch,
+        seconds=state.seconds,
+    )
+    return backbone, head, history
+
+
+def run_finetuning(task: FineTuning, identity: str, seat: Seat) -> None:
+    """Train, alone or as one of several; what comes of it is the checkpoint.
+
+    Args:
+        task: what to train.
+        identity: of the task, for the checkpoint.
+        seat: whose share of each step is this process's.
+
+    Raises:
+        DataError: the loss is no number any more.
+    """
+    settings, train = task.settings, task.parts["train"]
+    crew = Crew(seat)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_memory()
     classes = len(task.head.class_bias)
@@ -123,11 +170,10 @@ def finetune(
         torch.from_numpy(train.labels), classes, weigh=settings.class_weights, smoothing=settings.label_smoothing
     )
     scaler, arithmetic = _arithmetic(settings.precision, device)
+    answering = _Answering(model, arithmetic)
 
-    per_epoch = max(1, len(train) // settings.batch_size)
-    steps = per_epoch * settings.epochs
+    per_epoch, steps = _count_steps(task)
     state = State(parts={name: [] for name in task.parts})
-    identity = _identify(task)
     working = Working(model, average, optimizer, scaler)
     resume(task.checkpoint, identity, state, working)
     saved = time.monotonic()
@@ -142,22 +188,34 @@ def finetune(
         set_rates(optimizer, settings, state.step, steps)
         open_stages(model, stages, settings, state.step / per_epoch)
 
-        labels = torch.from_numpy(train.labels[chosen]).to(device)
-        films = shift_batch(torch.from_numpy(train.images[chosen]).to(device), task.shift, generator)  # (B, H, W)
-        films, targets = mix_batch(films, objective.prepare(labels), task.shift, generator)
+        labels = torch.from_numpy(train.labels[chosen])
+        targets = objective.prepare(labels)
+        own = crew.rows(len(chosen))
+        mix = draw_mix(len(chosen), train.images.shape[1:], task.shift, generator)
+        # A film is mixed with one that may be another process's: it is changed here, too.
+        partners = own if mix is None else mix.partners.numpy()[own]
+        needed = np.union1d(own, partners)
+        sources = film_sources(settings.seed, state.step, needed.tolist())
+        films = shift_batch(torch.from_numpy(train.images[chosen[needed]]).to(device), task.shift, sources)  # (b, H, W)
+        if mix is not None:
+            films = mix.films(films[np.searchsorted(needed, own)], films[np.searchsorted(needed, partners)])
+            targets = mix.targets(targets)
         films = smooth_batch(films, task.smooth_px)
-        with arithmetic():
-            features, _ = model.backbone.embed(films)  # (B, C)
-        hidden = model.hidden(features).relu()  # (B, hidden)
-        keep = torch.rand(hidden.shape, generator=generator).to(device).ge(task.dropout) / (1 - task.dropout)
-        logits = model.classifier(hidden * keep)  # (B, classes)
-        loss = objective.loss(logits, *targets)
-        if not math.isfinite(loss.item()):
+        keep = torch.rand((len(chosen), len(task.head.hidden_bias)), generator=generator).ge(task.dropout)
+        keep = (keep / (1 - task.dropout))[own].to(device)
+        mine = [target[own] for target in targets]
+        with crew.statistics():
+            logits = crew.join(answering)(films, keep)  # (b, classes)
+        answers = crew.gather(logits.detach().float(), len(chosen))  # (B, classes)
+        loss = objective.loss(answers, *targets).item()
+        if not math.isfinite(loss):
             raise DataError(
-                f"The loss of step {state.step + 1} is {loss.item()}: the rate {settings.learning_rate:g} is too high "
+                f"The loss of step {state.step + 1} is {loss}: the rate {settings.learning_rate:g} is too high "
                 "for these films. Lower finetune.learning_rate; `--find-lr` draws where it may lie."
             )
-        torch.autograd.backward(scaler.scale(loss))
+        part_loss = objective.loss(logits, *(target.to(device) for target in mine))
+        part_loss = part_loss * crew.scale(objective.divisor(*mine), objective.divisor(*targets))
+        torch.autograd.backward(scaler.scale(part_loss))
         if settings.clip_norm > 0:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_([item for item in model.parameters() if item.grad is not None], settings.clip_norm)
@@ -166,36 +224,49 @@ def finetune(
         optimizer.zero_grad(set_to_none=True)
         _follow(average, model, settings.ema, state.step)
         state.step += 1
-        state.seen.append((logits.detach().float().cpu(), labels.cpu()))
+        state.seen.append((answers, labels))
 
-        if progress is not None:
+        if seat.progress is not None:
             rate = (state.step - first) / max(time.monotonic() - started, 1e-9)
-            progress("finetune", state.step, steps, _note(state, loss.item(), rate, steps))
+            seat.progress("finetune", state.step, steps, _note(state, loss, rate, steps))
         if state.step % per_epoch == 0:
             told, truth = zip(*state.seen, strict=True)
             state.parts["train"].append(objective.figures(torch.cat(told), torch.cat(truth)))
             state.seen.clear()
             for name, part in task.parts.items():
                 if name != "train":
-                    answers = answer(average, part, arithmetic)
+                    answers = crew.gather(answer(average, part.only(crew.rows(len(part))), arithmetic), len(part))
                     state.parts[name].append(objective.figures(answers, torch.from_numpy(part.labels)))
                     state.choice[name] = calibrated_loss(answers.numpy(), part.labels)
             _judge_epoch(state, average, settings)
-            state.stopped |= over is not None and over()
+            state.stopped |= crew.over()
         if time.monotonic() - saved > CHECKPOINT_SECONDS or state.step % per_epoch == 0:
             state.seconds += time.monotonic() - saved
             saved = time.monotonic()
-            save(task.checkpoint, identity, state, working)
+            if crew.leads:
+                save(task.checkpoint, identity, state, working)
 
-    average.load_state_dict(state.best)
-    average = average.to("cpu").to(memory_format=torch.contiguous_format)
-    backbone, head = _take_apart(average, task)
-    history = History(
-        parts={name: tuple(epochs) for name, epochs in state.parts.items()},
-        best_epoch=state.best_epoch,
-        seconds=state.seconds,
-    )
-    return backbone, head, history
+
+def _count_steps(task: FineTuning) -> tuple[int, int]:
+    """Return the steps of an epoch, and those of all."""
+    per_epoch = max(1, len(task.parts["train"]) // task.settings.batch_size)
+    return per_epoch, per_epoch * task.settings.epochs
+
+
+class _Answering(nn.Module):
+    """What a step asks of the network: logits (N, classes) of films (N, H, W), with some hidden units left out."""
+
+    def __init__(self, model: TorchClassifier, arithmetic: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.arithmetic = arithmetic
+
+    def forward(self, films: Tensor, keep: Tensor) -> Tensor:
+        """Return logits; `keep` (N, hidden) is what each hidden unit is multiplied by."""
+        with self.arithmetic():
+            features, _ = self.model.backbone.embed(films)  # (N, C)
+        logits: Tensor = self.model.classifier(self.model.hidden(features).relu() * keep)
+        return logits
 
 
 def make_classifier(task: FineTuning) -> TorchClassifier:
@@ -234,7 +305,7 @@ def answer(model: TorchClassifier, part: Films, arithmetic: Callable[[], Any] = 
     """Return the logits (films, classes) of a part, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
-    logits = []
+    logits = [torch.empty(0, model.classifier.out_features)]
     with torch.inference_mode(), arithmetic():
         for start in range(0, len(part), SCORING_BATCH):
             images = torch.from_numpy(np.ascontiguousarray(part.images[start : start + SCORING_BATCH])).to(device)

@@ -122,7 +122,8 @@ def plan_member(
     smooth_px = recipe.preprocessing.smooth_px
     validation = parts[Split.VALIDATION]
     films = {
-        "train": Films(parts[Split.TRAIN].images, parts[Split.TRAIN].labels),
+        # A plain view: to another process a memory-mapped array would travel by a copy in this one's memory.
+        "train": Films(np.asarray(parts[Split.TRAIN].images), parts[Split.TRAIN].labels),
         "validation": validation.smoothed(smooth_px),
         "stress": replace(validation, images=stress(validation.images)).smoothed(smooth_px),
     }
@@ -149,6 +150,7 @@ def train_members(
     parts: Mapping[Split, FittedFilms],
     cache: Path,
     progress: Progress | None = None,
+    pool: Pool = HERE,
 ) -> tuple[list[Member], History]:
     """Return the fine-tuned members, and how the training of the first went; arguments as of `plan_member`."""
     members, histories = [], []
@@ -159,7 +161,7 @@ def train_members(
             if progress is not None:
                 progress(stage, number * total + done, count * total, note + (f" of member {number + 1}" * (count > 1)))
 
-        backbone, head, history = finetune(plan_member(recipe, number, start, parts, cache), progress=report)
+        backbone, head, history = finetune(plan_member(recipe, number, start, parts, cache), pool=pool, progress=report)
         members.append(Member(backbone, head))
         histories.append(history)
     return members, replace(histories[0], seconds=sum(history.seconds for history in histories))

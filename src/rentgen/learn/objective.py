@@ -1,6 +1,6 @@
 """What training makes small: cross-entropy over classes, or over each finding of which something is known.
 
-Both are given by the same four functions, so that the head's loop and fine-tuning do not ask which of the two it is.
+Both are given by the same five functions, so that the head's loop and fine-tuning do not ask which of the two it is.
 Targets are prepared once for all films; a batch takes their rows.
 """
 
@@ -24,6 +24,9 @@ class Objective(Protocol):
 
     def prepare(self, labels: Tensor) -> tuple[Tensor, ...]:
         """Return what the other functions need of films, one row a film."""
+
+    def divisor(self, *prepared: Tensor) -> Tensor:
+        """Return what the loss's sum over the films is divided by."""
 
     def slope(self, logits: Tensor, *prepared: Tensor) -> Tensor:
         """Return the gradient of the loss with respect to the logits (B, classes)."""
@@ -66,19 +69,23 @@ class OneOfMany:
         weight = self.weight.to(labels.device)
         return smooth_labels(labels, len(weight), self.smoothing) * weight, weight[labels]
 
+    def divisor(self, *prepared: Tensor) -> Tensor:
+        """Return the weights of the films' own classes, all together."""
+        return prepared[1].sum()
+
     def slope(self, logits: Tensor, *prepared: Tensor) -> Tensor:
         """Return the gradient (B, classes).
 
         As torch.nn.CrossEntropyLoss has it: each class's share of a smoothed target has that class's weight, and the
         mean is over the weights of the films' own classes.
         """
-        target, weight = prepared
-        return (logits.softmax(1) * target.sum(1, keepdim=True) - target) / weight.sum()
+        target, _ = prepared
+        return (logits.softmax(1) * target.sum(1, keepdim=True) - target) / self.divisor(*prepared)
 
     def loss(self, logits: Tensor, *prepared: Tensor) -> Tensor:
         """Return the loss."""
-        target, weight = prepared
-        return -(target * logits.log_softmax(1)).sum() / weight.sum()
+        target, _ = prepared
+        return -(target * logits.log_softmax(1)).sum() / self.divisor(*prepared)
 
     def figures(self, logits: Tensor, labels: Tensor) -> Epoch:
         """Return unweighted mean loss, accuracy, and macro recall and F1 over the classes that occur."""
@@ -112,15 +119,19 @@ class ManyFindings:
         target = labels.clamp(min=0).float() * (1 - self.smoothing) + self.smoothing / 2
         return target * self.weight.to(labels.device) * known, (1 - target) * known, known
 
+    def divisor(self, *prepared: Tensor) -> Tensor:
+        """Return how many cells are known, and at least one."""
+        return prepared[2].sum().clamp(min=1)
+
     def slope(self, logits: Tensor, *prepared: Tensor) -> Tensor:
         """Return the gradient (B, findings); 0 where nothing is known."""
-        present, absent, known = prepared
-        return (logits.sigmoid() * (present + absent) - present) / known.sum().clamp(min=1)
+        present, absent, _ = prepared
+        return (logits.sigmoid() * (present + absent) - present) / self.divisor(*prepared)
 
     def loss(self, logits: Tensor, *prepared: Tensor) -> Tensor:
         """Return the loss."""
-        present, absent, known = prepared
-        return -(present * logsigmoid(logits) + absent * logsigmoid(-logits)).sum() / known.sum().clamp(min=1)
+        present, absent, _ = prepared
+        return -(present * logsigmoid(logits) + absent * logsigmoid(-logits)).sum() / self.divisor(*prepared)
 
     def figures(self, logits: Tensor, labels: Tensor) -> Epoch:
         """Return loss and accuracy over the known cells, and macro recall and F1 at one half over the findings met."""

@@ -75,7 +75,7 @@ class TrainingPlan:
         command: that is noted in the card.
         findings: of a table of several findings, those to learn; all of them by default.
         probed: find out, too, how the model bears worse films, where it looks, and what its heat maps are worth.
-        pool: who reads films, computes features and predicts.
+        pool: who reads films, computes features, fine-tunes and predicts.
     """
 
     data: Path
@@ -151,7 +151,7 @@ def train(
         if fitted is not None:
             members, history = list(fitted[0]), fitted[1]
         elif recipe.finetune.epochs:
-            members, history = train_members(recipe, members[0], parts, plan.cache, progress)
+            members, history = train_members(recipe, members[0], parts, plan.cache, progress, plan.pool)
         model, golden = build_graph(recipe, backbone, members, parts, plan.cache, progress)
         draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
         draft = replace(

@@ -1,4 +1,4 @@
-"""A function over many items, in order, with bounded memory: here, or on other machines, and nobody else knows which.
+"""Long work, here or on other machines, and nobody else knows which: a function over many items, or one by several.
 
 All long work takes a `Pool`. `HERE` is threads of this process; `rentgen.parallel.ray` has another.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from rentgen.parallel.local import cores, imap
+from rentgen.records import Progress
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -46,6 +47,23 @@ class Work(Generic[S, T, R]):
     folder: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seat:
+    """The place of a process among those that do one piece of work together.
+
+    Attributes:
+        rank: its number; 0 leads.
+        size: how many they are; where more than one, torch.distributed is set up between them.
+        progress: to be told by the leading one.
+        over: tells the leading one whether time is over; None where there is no end.
+    """
+
+    rank: int = 0
+    size: int = 1
+    progress: Progress | None = None
+    over: Callable[[], bool] | None = None
+
+
 class Pool(Protocol):
     """Who does the work."""
 
@@ -53,6 +71,24 @@ class Pool(Protocol):
         """Yield the result for each item, in order, with bounded memory.
 
         An error raised by the work is raised where its result would have been yielded.
+        """
+        ...
+
+    def together(
+        self,
+        run: Callable[[Seat], None],
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+        over: Callable[[], bool] | None = None,
+    ) -> None:
+        """Do one piece of work in as many processes as the pool has places for it; what comes of it is in a folder.
+
+        Args:
+            run: may be sent to another process, and is begun again after one died.
+            folder: that all of them must see under this name.
+            progress: is told what the leading one tells.
+            over: as of `Seat`.
         """
         ...
 
@@ -65,6 +101,17 @@ class Threads:
         """Yield the result for each item, in order; items are drawn lazily, from the calling thread."""
         state = work.open(work.workers or cores()) if work.here is None else work.here
         return imap(lambda item: work.run(state, item), items, workers=work.workers, ahead=work.ahead)
+
+    def together(
+        self,
+        run: Callable[[Seat], None],
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+        over: Callable[[], bool] | None = None,
+    ) -> None:
+        """Do the work in this process, which needs no other for it."""
+        run(Seat(progress=progress, over=over))
 
 
 HERE = Threads()

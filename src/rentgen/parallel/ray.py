@@ -1,5 +1,7 @@
 """The same pool on Ray: a pipeline of Ray Data whose workers open their state once and whose results keep order.
 
+What several do together is Ray Train's (`ray_group`).
+
 Ray schedules, restarts and retries; this file only says what. A worker that dies is started again and its items are
 given out anew (at most `TASK_RETRIES` times each, so that a film that kills every worker ends the run); results that
 nobody has taken yet are bounded by Ray's object store, and workers wait when it is full. What the work itself raises
@@ -16,14 +18,17 @@ import platform
 import secrets
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rentgen.errors import MissingExtraError, PeerError
 from rentgen.parallel.local import cores
-from rentgen.parallel.pool import Work
+from rentgen.parallel.pool import Seat, Work
+from rentgen.parallel.ray_group import Order, lead
+from rentgen.parallel.versions import TAUGHT, check_same, own_versions
+from rentgen.records import Progress
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -38,8 +43,6 @@ BLOCK_BYTES = 4 << 20
 """Results travel in parcels of about so much."""
 LED_ROWS = 8
 """Results that a driver outside of the cluster asks for at a time."""
-SAME = ("rentgen", "numpy", "openvino", "pillow", "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "python-gdcm")
-"""What reads, prepares and computes: other versions in a worker could give other values under the same key."""
 
 
 def connect(address: str = LOCAL) -> None:
@@ -95,10 +98,17 @@ class Ray:
     Attributes:
         address: as of `connect`, which is called when the first work comes.
         store_bytes: bound on the results in Ray's object store that nobody has taken yet; Ray's own by default.
+        processes: that do one piece of work together; one for each GPU by default, or for each node without any.
     """
 
     address: str = LOCAL
     store_bytes: int | None = None
+    processes: int | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Return whether this process is one of the cluster's own, and may lead what Ray leads from there."""
+        return not self.address.startswith("ray://")
 
     def map(self, work: Work[S, T, R], items: Iterable[T]) -> Iterator[R]:
         """Yield the result for each item, in order; all items are drawn before the first.
@@ -115,12 +125,32 @@ class Ray:
 
         pipeline = _led_there if ray.util.client.ray.is_connected() else _pipeline
         with _translated(self.address):
-            rows = pipeline(_Order(replace(work, here=None), os.getcwd(), _versions(), self.store_bytes), parcels)
+            rows = pipeline(_Order(replace(work, here=None), os.getcwd(), own_versions(), self.store_bytes), parcels)
             try:
                 for row in rows:
                     yield _unpack(row["result"])
             finally:
                 rows.close()
+
+    def together(
+        self,
+        run: Callable[[Seat], None],
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+        over: Callable[[], bool] | None = None,
+    ) -> None:
+        """Do one piece of work in several processes of Ray Train, begun again by it where one dies.
+
+        Raises:
+            MissingExtraError: Ray is not installed, here or there.
+            PeerError: Ray failed, a worker has other versions or does not see the folder, or one died again and again.
+            SettingError: the cluster has fewer places than `processes`.
+        """
+        connect(self.address)
+        order = Order(run, folder.absolute(), self.processes, self.address == LOCAL, own_versions(TAUGHT), TASK_RETRIES)
+        with _translated(self.address):
+            lead(order, progress, over)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +186,7 @@ class _Worker:
         self._state: Any = None
         self._failure: Exception | None = None
         try:
-            _check_same(order.versions)
+            check_same(order.versions)
             if work.folder is not None and not work.folder.is_dir():
                 raise PeerError(
                     f"The Ray worker on {platform.node()} does not see the films' folder. Mount it on every node under "
@@ -250,30 +280,6 @@ def _unpack(result: _Parcel | _Failure) -> Any:  # noqa: ANN401
     if isinstance(result, _Failure):
         raise result.error
     return result.value
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:2]))}
-    for name in SAME:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _check_same(versions: Mapping[str, str]) -> None:
-    """Check that this process has the driver's versions.
-
-    Raises:
-        PeerError: it has others.
-    """
-    own = _versions()
-    other = [f"{name} {own.get(name, 'missing')} (here {wanted})" for name, wanted in versions.items()]
-    other = [line for line, (name, wanted) in zip(other, versions.items(), strict=True) if own.get(name) != wanted]
-    if other:
-        raise PeerError(
-            f"The Ray worker on {platform.node()} has other versions: {', '.join(other)}. Results would differ; "
-            "install the same on every node."
-        )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,9 @@ from rentgen.learn.recipe import Recipe
 from rentgen.learn.search.bank import Bank, Inner
 from rentgen.learn.search.clock import Clock
 from rentgen.learn.search.space import FIRST_HEAD, Sight, suggest_head
-from rentgen.learn.search.trials import run_trial
+from rentgen.learn.search.trials import restore_trial, run_trial
+from rentgen.parallel.pool import Pool
+from rentgen.parallel.ray import Ray
 from rentgen.records.search import Opened, Trial
 
 try:
@@ -116,6 +118,7 @@ def search_heads(
     clock: Clock,
     most: int,
     jobs: int,
+    pool: Pool,
     told: Callable[[Trial], None],
 ) -> tuple[tuple[Trial, ...], dict[str, float]]:
     """Return heads that were tried on the best sets of features, and what mattered among them.
@@ -131,6 +134,7 @@ def search_heads(
         clock: says when the time for heads is over.
         most: trials, those of an earlier run counted.
         jobs: trials side by side; with one, the same trials come in the same order.
+        pool: where it is Ray, its cluster tries them, as many side by side as it has processors.
         told: called with each new trial.
     """
     by_name = {str(bank.sight): bank for bank in banks}
@@ -150,37 +154,64 @@ def search_heads(
             for name in names:
                 study.enqueue_trial({"films": name, **FIRST_HEAD})
 
-        def attempt(trial: optuna.Trial) -> float:
-            films = trial.suggest_categorical("films", names)
-            settings = suggest_head(trial)
+        def draw(trial: optuna.Trial) -> dict[str, Any]:
+            return {"films": trial.suggest_categorical("films", names), **suggest_head(trial)}
 
-            def behind(fold: int, mean: float) -> bool:
-                trial.report(mean, fold)
-                return trial.should_prune()
+        tried = len(finished)
 
-            done = run_trial(
-                by_name[films], inner, base, settings, number=trial.number, stress_weight=stress_weight, behind=behind
-            )
+        def keep(trial: optuna.Trial, done: Trial) -> None:
+            nonlocal tried
+            tried += 1
             trial.set_user_attr(KEPT, json.dumps(asdict(done)))
             told(done)
+
+        def attempt(trial: optuna.Trial) -> float:
+            settings = draw(trial)
+
+            def behind(so_far: Trial) -> bool:
+                if so_far.whole:
+                    return False
+                trial.report(so_far.loss, len(so_far.losses) - 1)
+                return trial.should_prune()
+
+            bank = by_name[settings.pop("films")]
+            done = run_trial(
+                bank, inner, base, settings, number=trial.number, stress_weight=stress_weight, behind=behind
+            )
+            keep(trial, done)
             if not done.whole:
                 raise optuna.TrialPruned
             return done.loss
 
-        def stop(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-            if clock.left("heads") <= 0:
+        def over() -> bool:
+            return clock.left("heads") <= 0 and tried > 0
+
+        def stop(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
+            if over():
                 study.stop()
 
         wanted = most - len(finished)
-        if wanted > 0 and (clock.left("heads") > 0 or not finished):
-            study.optimize(attempt, n_trials=wanted, n_jobs=jobs, callbacks=[stop])
-        trials = tuple(_restore(trial.user_attrs[KEPT]) for trial in study.trials if KEPT in trial.user_attrs)
+        if wanted > 0 and not over():
+            if isinstance(pool, Ray) and pool.inside:
+                # It needs Ray, which few have.
+                from rentgen.learn.search.on_ray import optimize_on_ray
+
+                optimize_on_ray(
+                    study,
+                    draw,
+                    by_name,
+                    inner,
+                    base,
+                    stress_weight=stress_weight,
+                    wanted=wanted,
+                    folder=journal.parent,
+                    over=over,
+                    done=keep,
+                )
+            else:
+                study.optimize(attempt, n_trials=wanted, n_jobs=jobs, callbacks=[stop])
+        trials = tuple(restore_trial(trial.user_attrs[KEPT]) for trial in study.trials if KEPT in trial.user_attrs)
         return trials, _importance(study)
-
-
-def _restore(text: str) -> Trial:
-    values: dict[str, Any] = json.loads(text)
-    return Trial(**values | {"losses": tuple(values["losses"])})
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:

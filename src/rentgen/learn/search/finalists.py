@@ -109,7 +109,7 @@ def tune(
             losses = []
             for candidate in candidates:
                 started = time.monotonic()
-                losses.append(_train(candidate, 1, stress_weight, progress)[2])
+                losses.append(_train(candidate, 1, stress_weight, pool, progress)[2])
                 tuned.append(Tuned(candidate.films, 1, losses[-1], time.monotonic() - started, "behind"))
             first = candidates[int(np.argmin(losses))]
             epochs = int((clock.left("tuning") - closing) / first.epoch_s)
@@ -118,7 +118,7 @@ def tune(
         epochs = min(MOST_EPOCHS, max(1, epochs))
         started = time.monotonic()
         member, history, loss = _train(
-            first, epochs, stress_weight, progress, over=lambda: clock.left("tuning") - closing < first.epoch_s
+            first, epochs, stress_weight, pool, progress, over=lambda: clock.left("tuning") - closing < first.epoch_s
         )
         done = len(history.parts["train"])
         if done < epochs and done - 1 - history.best_epoch < first.task.settings.patience:
@@ -199,6 +199,7 @@ def _train(
     candidate: _Candidate,
     epochs: int,
     stress_weight: float,
+    pool: Pool,
     progress: Progress | None,
     over: Callable[[], bool] | None = None,
 ) -> tuple[Member, History, float]:
@@ -208,7 +209,7 @@ def _train(
         settings=settings,
         checkpoint=candidate.task.checkpoint.with_name(f"search-{epochs}-{candidate.task.checkpoint.name}"),
     )
-    backbone, head, history = finetune(task, over=over, progress=progress)
+    backbone, head, history = finetune(task, pool=pool, over=over, progress=progress)
     member = Member(backbone, head)
     return member, history, _loss(member, task, stress_weight)
 

@@ -62,10 +62,10 @@ class SearchPlan:
         folds: into which patients are dealt, in [3, 10].
         trials: at most so many heads.
         sights: at most so many sets of features.
-        jobs: trials side by side; the number of usable processors by default.
+        jobs: trials side by side in this process; the number of usable processors by default.
         tuned: whether the best are fine-tuned.
         probed: as of `TrainingPlan`.
-        pool: who reads films, computes features and predicts; heads are tried here.
+        pool: who reads films, computes features, tries heads, fine-tunes and predicts.
     """
 
     data: Path
@@ -314,6 +314,7 @@ def _try_heads(
         clock=clock,
         most=plan.trials,
         jobs=plan.jobs or cores(),
+        pool=plan.pool,
         told=note,
     )
 

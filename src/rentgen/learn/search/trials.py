@@ -6,6 +6,7 @@ fold that stopped the training would flatter, the more so the more trials there 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,7 @@ def run_trial(
     *,
     number: int,
     stress_weight: float,
-    behind: Callable[[int, float], bool] | None = None,
+    behind: Callable[[Trial], bool] | None = None,
 ) -> Trial:
     """Return what a head brings over the folds.
 
@@ -139,28 +140,35 @@ def run_trial(
         settings: of the trial, `table.key` to value.
         number: of the trial.
         stress_weight: share of the stressed films.
-        behind: called with the number of the fold and the mean loss so far; True gives the trial up.
+        behind: called after each fold with what was found so far; True gives the trial up.
     """
     recipe = settle(base, bank.sight, settings)
     started = time.monotonic()
     found: list[Measured] = []
-    whole = True
+
+    def told() -> Trial:
+        return Trial(
+            number=number,
+            films=str(bank.sight),
+            settings=dict(settings),
+            losses=tuple(one.loss for one in found),
+            accuracy=float(np.mean([one.accuracy for one in found])),
+            stressed=float(np.mean([one.stressed for one in found])),
+            seconds=time.monotonic() - started,
+            whole=len(found) == inner.folds,
+        )
+
     for fold in range(inner.folds):
         found.append(measure_fold(bank, inner, recipe, fold, stress_weight))
-        mean = float(np.mean([one.loss for one in found]))
-        if fold + 1 < inner.folds and behind is not None and behind(fold, mean):
-            whole = False
+        if behind is not None and behind(told()):
             break
-    return Trial(
-        number=number,
-        films=str(bank.sight),
-        settings=dict(settings),
-        losses=tuple(one.loss for one in found),
-        accuracy=float(np.mean([one.accuracy for one in found])),
-        stressed=float(np.mean([one.stressed for one in found])),
-        seconds=time.monotonic() - started,
-        whole=whole,
-    )
+    return told()
+
+
+def restore_trial(text: str) -> Trial:
+    """Return a trial from its fields as JSON."""
+    values: dict[str, Any] = json.loads(text)
+    return Trial(**values | {"losses": tuple(values["losses"])})
 
 
 def nested_loss(trials: Sequence[Trial]) -> float:
