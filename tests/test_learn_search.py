@@ -99,7 +99,7 @@ def test_the_winner_leads_the_leaderboard(found: Found) -> None:
         table, key = name.split(".")
         assert recipe[table][key] == value
     assert len(found.search.opened) == 2
-    assert found.search.seconds.keys() == {"audit", "features", "heads", "tuning", "closing"}
+    assert found.search.seconds.keys() == {"audit", "features", "heads", "joining", "tuning", "closing"}
 
 
 def test_the_test_part_chooses_nothing(found: Found, films: Path, fresh: SearchPlan) -> None:

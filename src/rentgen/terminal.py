@@ -251,7 +251,7 @@ def card_table(card: Card, bundle_id: str) -> Table:
         ("Made", f"{card.created} with rentgen {card.software.get('rentgen', '?')}"),
         (what, ", ".join(card.classes) + (f" (positive: {card.positive})" if card.positive else "")),
         ("Input", made),
-        ("Backbone", f"{card.backbone['name']}; {card.backbone['weights']}; {card.backbone['licence']}"),
+        ("Backbone", "\n".join(_network_words(one) for one in (card.backbone, *card.backbone.get("also", ())))),
         ("Members", _member_words(card)),
         ("Films", films),
         ("Accuracy", f"{interval(measured['accuracy'])} on its {where}{stamp(measured)}"),
@@ -269,6 +269,10 @@ def card_table(card: Card, bundle_id: str) -> Table:
         if value:
             table.add_row(f"[bold]{name}[/]", escape(value))
     return table
+
+
+def _network_words(network: Mapping[str, Any]) -> str:
+    return f"{network['name']}; {network['weights']}; {network['licence']}"
 
 
 def _member_words(card: Card) -> str:

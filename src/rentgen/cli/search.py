@@ -205,7 +205,7 @@ def _kept(found: Found, note: str, files: tuple[Path, ...], findings: type[Findi
 
 
 def _print_search(found: Search) -> None:
-    from rentgen.evaluate.search_report import settings_words
+    from rentgen.evaluate.search_report import joined_words, settings_words
 
     board = found.leaderboard
     table = Table("", "loss", "accuracy", "stressed", "films", title_justify="left")
@@ -220,6 +220,8 @@ def _print_search(found: Search) -> None:
         )
     out.print(table)
     out.print(f"Head of the first: {settings_words(board[0].settings)}", markup=False, highlight=False)
+    for beside in found.joined:
+        out.print(f"Beside it, {beside.films}: {joined_words(beside)}", markup=False, highlight=False)
     for one in found.tuned:
         epochs = "epoch" if one.epochs == 1 else "epochs"
         out.print(f"Fine-tuned, {one.epochs} {epochs}: {one.films}: loss {one.loss:.4f}, {one.fate}", highlight=False)

@@ -13,7 +13,7 @@ import numpy as np
 from rentgen.evaluate.plots import FAINT, PALETTE, draw_svg
 from rentgen.evaluate.rendering import environment, strict, template, to_toml, write_whole
 from rentgen.records import DISCLAIMER
-from rentgen.records.search import Search, Trial
+from rentgen.records.search import Joined, Search, Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +47,7 @@ def write(directory: Path, found: Search, *, name: str, data: str, command: str,
         "headline": headline(found),
         "sentences": _sentences(found),
         "honest": _honest(found),
+        "joined": [(one.films, joined_words(one)) for one in found.joined],
         "counts": _counts(found),
         "rows": [_row(rank, trial) for rank, trial in enumerate(board[:SHOWN], 1)],
         "recipe": recipe,
@@ -70,7 +71,17 @@ def headline(found: Search) -> str:
         if one.fate == "chosen":
             epochs = "epoch" if one.epochs == 1 else "epochs"
             return f"{one.films}, fine-tuned for {one.epochs} {epochs}."
-    return f"{found.leaderboard[0].films}, frozen, with the best head."
+    first, beside = found.leaderboard[0].films, [one.films.split(" at ")[0] for one in found.joined if one.kept]
+    if beside:
+        return f"{first}, frozen, together with {' and '.join(beside)}, each with its own head."
+    return f"{first}, frozen, with the best head."
+
+
+def joined_words(one: Joined) -> str:
+    """Return what became of a network that was tried beside the winner."""
+    loss = sum(one.losses) / len(one.losses)
+    fate = "kept" if one.kept else "not surely better: left out"
+    return f"loss {loss:.4f} with it, lower by {one.gain:.4f} ± {one.error:.4f}: {fate}"
 
 
 def settings_words(settings: Mapping[str, Any]) -> str:

@@ -391,8 +391,14 @@ def model_words(card: Card) -> list[tuple[str, str]]:
     resize = "each axis scaled on its own" if fed.resize == "squash" else "one scale, padded with black"
     borders = ", black borders cut away first" if fed.crop_borders else ""
     return [
-        ("Backbone", f"{backbone.get('name', 'unknown')}, {backbone.get('features', 'unknown')} features"),
-        ("Starting weights", str(backbone.get("weights", "unknown"))),
+        *(
+            pair
+            for network in (backbone, *backbone.get("also", ()))
+            for pair in (
+                ("Backbone", f"{network.get('name', 'unknown')}, {network.get('features', 'unknown')} features"),
+                ("Starting weights", str(network.get("weights", "unknown"))),
+            )
+        ),
         *(("Member", f"{one['name']}, weight {one['weight']:.3f}") for one in backbone.get("members", ())),
         ("Input", f"{fed.width} by {fed.height} pixels, {resize}{borders}"),
         ("Classes", ", ".join(card.classes)),

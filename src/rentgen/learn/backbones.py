@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,12 @@ class Backbone(nn.Module):
             "features": self.features,
             "pooling": str(self.pooling),
         }
+
+
+def describe_networks(networks: Sequence[Backbone]) -> dict[str, Any]:
+    """Return what the card says of networks that answer together: of the first, and of the others as `also`."""
+    first, *others = networks
+    return first.describe() | ({"also": [other.describe() for other in others]} if others else {})
 
 
 def load(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from rentgen.data.split import select
+from rentgen.errors import SettingError
+from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.extractors import Extractor, cached_graph, openvino_extractor, torch_extractor
 from rentgen.learn.features import FeatureStore, Film, extract, view_key
@@ -44,6 +46,34 @@ class Start:
         """Return the head on cached features, and how its training went."""
         extractor = self.extractor(cache)
         return _train_head(shared.listing, shared.examined.hashes, extractor, self.recipe, cache, progress, pool)
+
+
+def open_starts(recipe: Recipe, weights: str | Path | None = None) -> tuple[Start, ...]:
+    """Return what training starts from: a network, or several that will answer together.
+
+    Args:
+        recipe: with the size of the films.
+        weights: as of `backbones.load`; a file is one network's.
+
+    Raises:
+        SettingError: a file for several networks, or a setting that a network does not know.
+        WeightsError: as of `backbones.load`.
+    """
+    settings = recipe.backbone
+    if settings.also and weights not in (None, "random"):
+        raise SettingError(f"Expected no file of weights with backbone.also, but got {weights} for several networks.")
+    starts: list[Start] = []
+    for name in (settings.name, *settings.also):
+        network = backbones.load(
+            name,
+            weights=weights,
+            size=(recipe.preprocessing.height, recipe.preprocessing.width),
+            normalise=settings.normalise,
+            pooling=settings.pooling,
+        )
+        starts.append(Start(recipe.change("backbone", name=network.name, also=()), network))
+    first = starts[0]
+    return (replace(first, recipe=first.recipe.change("backbone", also=settings.also)), *starts[1:])
 
 
 def _train_head(

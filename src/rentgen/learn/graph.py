@@ -36,7 +36,7 @@ HALVED_TOLERANCE = 5e-2
 
 def build_graph(
     recipe: Recipe,
-    backbone: Backbone,
+    backbones: Sequence[Backbone],
     members: Sequence[Member],
     parts: Mapping[Split, FittedFilms],
     cache: Path,
@@ -46,8 +46,8 @@ def build_graph(
 
     Args:
         recipe: every setting.
-        backbone: as it was pretrained.
-        members: what was trained of it.
+        backbones: as they were pretrained.
+        members: what was trained of them.
         parts: prepared films, where the recipe asks how near a film lies to those of the training.
         cache: where the graph of the pretrained network may lie from the extraction of its features.
         progress: stage `domain`.
@@ -55,7 +55,7 @@ def build_graph(
     Raises:
         RentgenError: they disagree.
     """
-    domain = None
+    domain, backbone = None, backbones[0]
     if recipe.answer.kept:
         domain = fit_domain(
             backbone, parts[Split.TRAIN], parts[Split.VALIDATION], recipe.preprocessing.smooth_px, progress=progress

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,20 +146,30 @@ def plan_member(
 
 def train_members(
     recipe: Recipe,
-    start: Member,
+    starts: Sequence[Member],
     parts: Mapping[Split, FittedFilms],
     cache: Path,
     progress: Progress | None = None,
     pool: Pool = HERE,
 ) -> tuple[list[Member], History]:
-    """Return the fine-tuned members, and how the training of the first went; arguments as of `plan_member`."""
-    members, histories = [], []
-    count = recipe.finetune.members
-    for number in range(count):
+    """Return the fine-tuned members of each start, and how the training of the first went.
 
-        def report(stage: str, done: int, total: int, note: str = "", number: int = number) -> None:
+    Args:
+        recipe: every setting.
+        starts: pretrained backbones and the heads of their cached features.
+        parts: fitted films.
+        cache: where checkpoints are kept.
+        progress: stage `finetune`.
+        pool: who trains.
+    """
+    members, histories = [], []
+    wanted = [(start, number) for start in starts for number in range(recipe.finetune.members)]
+    count = len(wanted)
+    for place, (start, number) in enumerate(wanted):
+
+        def report(stage: str, done: int, total: int, note: str = "", place: int = place) -> None:
             if progress is not None:
-                progress(stage, number * total + done, count * total, note + (f" of member {number + 1}" * (count > 1)))
+                progress(stage, place * total + done, count * total, note + (f" of member {place + 1}" * (count > 1)))
 
         backbone, head, history = finetune(plan_member(recipe, number, start, parts, cache), pool=pool, progress=report)
         members.append(Member(backbone, head))

@@ -28,12 +28,16 @@ class DataSettings:
         _between("data.seed", self.seed, 0, 2**32 - 1)
 
 
+MOST_ALSO = 7
+
+
 @dataclass(frozen=True, slots=True)
 class BackboneSettings:
     """Which network gives the features, and how.
 
     Attributes:
         name: a timm model, or `auto`.
+        also: further networks that see the same films; each learns its own head, and their logits are averaged.
         normalise: `fixed` takes the mean grey level of the pretraining films off each film; `film` its own.
         pooling: `mean` over the places of the last map, the class `token` of a transformer, or `auto` as it was taught.
         precision: `auto`, `f32` or `bf16`.
@@ -42,6 +46,7 @@ class BackboneSettings:
     """
 
     name: str = "auto"
+    also: tuple[str, ...] = ()
     normalise: str = "fixed"
     pooling: str = "auto"
     precision: str = "auto"
@@ -49,6 +54,11 @@ class BackboneSettings:
     stored: str = "f32"
 
     def __post_init__(self) -> None:
+        if len({self.name, *self.also}) != 1 + len(self.also) or len(self.also) > MOST_ALSO:
+            raise SettingError(
+                f"Expected backbone.also to name at most {MOST_ALSO} other networks than {self.name}, each once, but "
+                f"got {list(self.also)}."
+            )
         _one_of("backbone.stored", self.stored, ("f32", "f16"))
         _one_of("backbone.pooling", self.pooling, ("auto", "mean", "token"))
         _one_of("backbone.normalise", self.normalise, ("fixed", "film"))

@@ -23,10 +23,9 @@ from rentgen.engine.predictor import Predictor
 from rentgen.errors import MissingExtraError
 from rentgen.evaluate.judge import Judgement
 from rentgen.evaluate.metrics import positive_class
-from rentgen.learn import backbones
-from rentgen.learn.backbones import Backbone
+from rentgen.learn.backbones import describe_networks
 from rentgen.learn.find_rate import RateSearch, find_rate
-from rentgen.learn.frozen import Start
+from rentgen.learn.frozen import Start, open_starts
 from rentgen.learn.graph import build_graph
 from rentgen.learn.judging import judge_parts
 from rentgen.learn.knowing import admit_bf16, know, measure_sets
@@ -134,14 +133,18 @@ def train(
         WeightsError: the backbone's weights cannot be had or do not fit.
         BundleError: the bundle cannot be written.
     """
-    start, shared = _begin(plan, progress, shared)
-    recipe, backbone = start.recipe, start.backbone
+    starts, shared = _begin(plan, progress, shared)
+    recipe = starts[0].recipe
     listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
     if fitted is None:
-        head, history = start.train_head(shared, plan.cache, progress, plan.pool)
-        members = [Member(backbone, head)]
+        members, histories = [], []
+        for start in starts:
+            head, told = start.train_head(shared, plan.cache, progress, plan.pool)
+            members.append(Member(start.backbone, head))
+            histories.append(told)
+        history = histories[0]
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
             part: read_part(listing, part, hashes, recipe.preprocessing, Path(scratch), progress, plan.pool)
@@ -151,9 +154,9 @@ def train(
         if fitted is not None:
             members, history = list(fitted[0]), fitted[1]
         elif recipe.finetune.epochs:
-            members, history = train_members(recipe, members[0], parts, plan.cache, progress, plan.pool)
-        model, golden = build_graph(recipe, backbone, members, parts, plan.cache, progress)
-        draft = Bundle(_card(plan, recipe, backbone, listing, found, history), model, certificate, golden)
+            members, history = train_members(recipe, members, parts, plan.cache, progress, plan.pool)
+        model, golden = build_graph(recipe, [start.backbone for start in starts], members, parts, plan.cache, progress)
+        draft = Bundle(_card(plan, starts, listing, found, history), model, certificate, golden)
         draft = replace(
             draft, card=know(Predictor(draft, precision=Precision.F32), parts[Split.VALIDATION], recipe.answer)
         )
@@ -173,7 +176,7 @@ def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> Rate
         DataError, WeightsError: as of `train`.
     """
     recipe = plan.recipe
-    start, shared = _begin(plan, progress)
+    (start, *_), shared = _begin(plan, progress)
     with tempfile.TemporaryDirectory(dir=plan.cache, prefix="films-") as scratch:
         parts = {
             part: read_part(
@@ -192,26 +195,21 @@ def search_rate(plan: TrainingPlan, *, progress: Progress | None = None) -> Rate
         return find_rate(task, progress=progress)
 
 
-def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None = None) -> tuple[Start, Shared]:
-    """Return what training starts from, after trying first what can fail at once.
+def _begin(
+    plan: TrainingPlan, progress: Progress | None, shared: Shared | None = None
+) -> tuple[tuple[Start, ...], Shared]:
+    """Return what training starts from, of each network, after trying first what can fail at once.
 
     A place that cannot be written or weights that are not there should cost no audit.
     """
-    recipe = plan.recipe
     bundles.check_place(plan.out)
-    backbone = backbones.load(
-        recipe.backbone.name,
-        weights=plan.weights,
-        size=(recipe.preprocessing.height, recipe.preprocessing.width),
-        normalise=recipe.backbone.normalise,
-        pooling=recipe.backbone.pooling,
-    )
-    recipe = recipe.change("backbone", name=backbone.name)
+    starts = open_starts(plan.recipe, plan.weights)
     if progress is not None:
-        progress("backbone", 1, 1, f"{backbone.name}, {backbone.weights}")
+        for start in starts:
+            progress("backbone", 1, 1, f"{start.backbone.name}, {start.backbone.weights}")
     shared = shared or share_out(
         plan.data,
-        recipe.data,
+        plan.recipe.data,
         test=plan.test,
         patient_pattern=plan.patient_pattern,
         findings=plan.findings,
@@ -219,12 +217,11 @@ def _begin(plan: TrainingPlan, progress: Progress | None, shared: Shared | None 
         pool=plan.pool,
     )
     plan.cache.mkdir(parents=True, exist_ok=True)
-    return Start(recipe, backbone), shared
+    return starts, shared
 
 
-def _card(
-    plan: TrainingPlan, recipe: Recipe, backbone: Backbone, listing: Listing, found: Audit, history: History
-) -> Card:
+def _card(plan: TrainingPlan, starts: Sequence[Start], listing: Listing, found: Audit, history: History) -> Card:
+    recipe, networks = starts[0].recipe, [start.backbone for start in starts]
     packages = {"torch": torch, "timm": timm, "onnx": onnx, "openvino": openvino, "pillow": PIL, "pydicom": pydicom}
     return Card(
         name=plan.out.stem,
@@ -232,7 +229,7 @@ def _card(
         classes=listing.classes,
         positive=positive_class(listing.classes) if listing.task is Task.MULTICLASS else None,
         preprocessing=recipe.preprocessing,
-        backbone=backbone.describe(),
+        backbone=describe_networks(networks),
         recipe=recipe.to_dict(),
         history=history,
         operating_points=(),
@@ -241,7 +238,11 @@ def _card(
         counts=found.counts,
         audit=found.summary(),
         intended_use=recipe.card.intended_use or INTENDED_USE,
-        licences=(*plan.licences, *recipe.card.licences, f"Starting weights ({backbone.weights}): {backbone.licence}"),
+        licences=(
+            *plan.licences,
+            *recipe.card.licences,
+            *(f"Starting weights ({network.weights}): {network.licence}" for network in networks),
+        ),
         software={"python": platform.python_version(), "rentgen": version("rentgen"), "numpy": np.__version__}
         | {name: str(module.__version__) for name, module in packages.items()},
         command=plan.command,

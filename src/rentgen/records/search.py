@@ -66,6 +66,25 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """A network that was tried beside the winner, its head trained alike and their logits averaged.
+
+    Attributes:
+        films: backbone and preprocessing, in words.
+        losses: of each fold, of all together that were kept before and this one, nats.
+        gain: mean over the folds by which the loss fell, nats; negative where it rose.
+        error: its standard error.
+        kept: the gain is more than its error.
+    """
+
+    films: str
+    losses: tuple[float, ...]
+    gain: float
+    error: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tuned:
     """A candidate of fine-tuning.
 
@@ -98,7 +117,9 @@ class Search:
         stress_weight: share of the stressed films in every loss.
         chosen_by_folds: mean loss of the winner on the folds that chose it, nats.
         nested: mean loss on each fold of the trial that the other folds would have chosen, nats.
-        frozen_loss: of the winner's head on the validation part, nats; nan where nothing was fine-tuned.
+        joined: networks that were tried beside the winner, in that order.
+        frozen_loss: of the frozen winner and those that were kept beside it, on the validation part, nats; nan where
+            nothing was fine-tuned.
         tuned: candidates of fine-tuning.
         recipe: of the winner.
         seconds: stage to what it took.
@@ -115,6 +136,7 @@ class Search:
     stress_weight: float
     chosen_by_folds: float
     nested: float
+    joined: tuple[Joined, ...]
     frozen_loss: float
     tuned: tuple[Tuned, ...]
     recipe: Mapping[str, Any]

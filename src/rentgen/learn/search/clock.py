@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-SHARES: Mapping[str, float] = {"features": 0.30, "heads": 0.45}
+SHARES: Mapping[str, float] = {"features": 0.30, "heads": 0.45, "joining": 0.55}
 """Of the minutes, by when a stage is over; fine-tuning has what is left but for the closing."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rentgen.engine.session import best_precision
 from rentgen.learn import backbones
@@ -16,7 +17,7 @@ from rentgen.learn.choice import calibrated_loss
 from rentgen.learn.export import TorchClassifier
 from rentgen.learn.find_rate import find_rate
 from rentgen.learn.finetune import FineTuning, answer, finetune
-from rentgen.learn.frozen import Start
+from rentgen.learn.frozen import Start, open_starts
 from rentgen.learn.members import FittedFilms, Member, plan_member, read_part
 from rentgen.learn.parts import Shared
 from rentgen.learn.recipe import Recipe, load
@@ -28,7 +29,7 @@ from rentgen.records import History, Precision, Progress, Split
 from rentgen.records.search import Tuned
 
 MOST_EPOCHS = 10
-LEAST_EPOCHS = 2
+LEAST_EPOCHS = 3
 """Fewer teach the whole network too little to be worth their time."""
 PACE_STEPS = (2, 6)
 """Steps that are timed; the fewer are taken off the more, and with them what only the first step costs."""
@@ -67,6 +68,7 @@ class _Candidate:
 
 def tune(
     choices: Sequence[Choice],
+    also: tuple[str, ...],
     shared: Shared,
     base: Recipe,
     *,
@@ -81,6 +83,7 @@ def tune(
 
     Args:
         choices: best of each set of features, best first.
+        also: networks that answer beside the frozen winner's.
         shared: the films; those of the test part are not looked at.
         base: recipe of all else.
         stress_weight: share of the stressed films in what is compared.
@@ -90,10 +93,10 @@ def tune(
         clock: the time that is left.
         progress: stage `finetune`.
     """
-    frozen = settle(base, choices[0].bank.sight, choices[0].trial.settings)
+    frozen = settle(base, choices[0].bank.sight, choices[0].trial.settings).change("backbone", also=also)
     with tempfile.TemporaryDirectory(dir=cache, prefix="films-") as scratch:
         first = _candidate(choices[0], shared, base, weights, cache, Path(scratch), pool)
-        closing = closing_seconds(shared, _look_s(first))
+        closing = closing_seconds(shared, (1 + len(also)) * _look_s(first))
         epochs = int((clock.left("tuning") - closing) / first.epoch_s)
         if epochs < LEAST_EPOCHS:
             sentence = (
@@ -101,7 +104,9 @@ def tune(
                 f"{max(0, epochs)}. Give more minutes."
             )
             return Outcome(frozen, None, float("nan"), (), (sentence,))
-        before = _loss(Member(first.task.backbone, first.task.head), first.task, stress_weight)
+        starts = open_starts(frozen, weights)
+        standing = [Member(start.backbone, start.train_head(shared, cache, None, pool)[0]) for start in starts]
+        before = _loss(standing, first.task, stress_weight)
         candidates, tuned = [first], []
         left_out: tuple[str, ...] = ()
         if epochs >= 3 * LEAST_EPOCHS and len(choices) > 1:
@@ -211,14 +216,15 @@ def _train(
     )
     backbone, head, history = finetune(task, pool=pool, over=over, progress=progress)
     member = Member(backbone, head)
-    return member, history, _loss(member, task, stress_weight)
+    return member, history, _loss([member], task, stress_weight)
 
 
-def _loss(member: Member, task: FineTuning, stress_weight: float) -> float:
-    """Return what fine-tuning chooses epochs by, of any member."""
-    model = TorchClassifier(member.backbone, member.head)
-    losses = {
-        name: calibrated_loss(answer(model, task.parts[name]).numpy(), task.parts[name].labels)
-        for name in ("validation", "stress")
-    }
+def _loss(members: Sequence[Member], task: FineTuning, stress_weight: float) -> float:
+    """Return what fine-tuning chooses epochs by, of any members together."""
+    models = [TorchClassifier(member.backbone, member.head) for member in members]
+    losses = {}
+    for name in ("validation", "stress"):
+        part = task.parts[name]
+        logits = torch.stack([answer(model, part) for model in models]).mean(0)
+        losses[name] = calibrated_loss(logits.numpy(), part.labels)
     return (1 - stress_weight) * losses["validation"] + stress_weight * losses["stress"]

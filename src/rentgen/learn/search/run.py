@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,16 +21,17 @@ from rentgen.learn.frozen import Start
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
 from rentgen.learn.search.bank import Bank, Inner, inner_films, open_bank, shown_alike
-from rentgen.learn.search.choosing import BEST_SIGHTS, Choice, best_of_each, explore, search_heads
+from rentgen.learn.search.choosing import BEST_SIGHTS, WORST_STEP, Choice, best_of_each, explore, search_heads
 from rentgen.learn.search.clock import Clock
 from rentgen.learn.search.finalists import Outcome, tune
+from rentgen.learn.search.joining import join
 from rentgen.learn.search.space import SIDES, Sight, backbones_at_hand, base_recipe, settle
 from rentgen.learn.search.trials import nested_loss
 from rentgen.learn.training import Training, TrainingPlan, train
 from rentgen.parallel.local import cores
 from rentgen.parallel.pool import HERE, Pool
 from rentgen.records import Progress
-from rentgen.records.search import Opened, Search, Trial
+from rentgen.records.search import Joined, Opened, Search, Trial
 
 SPACE_VERSION = 1
 """Raise it when the space or the measure changes: trials of another do not compare."""
@@ -123,6 +124,8 @@ class Chosen:
         trials: heads.
         importance: of the settings.
         choices: best of each set of features, best first.
+        also: networks that answer beside the winner's.
+        joined: those that were tried.
         clock: the time that is left.
     """
 
@@ -133,6 +136,8 @@ class Chosen:
     trials: tuple[Trial, ...]
     importance: Mapping[str, float]
     choices: tuple[Choice, ...]
+    also: tuple[str, ...]
+    joined: tuple[Joined, ...]
     clock: Clock
 
 
@@ -174,6 +179,7 @@ def search(plan: SearchPlan, *, progress: Progress | None = None, told: Callable
             stress_weight=STRESS_WEIGHT,
             chosen_by_folds=chosen.choices[0].trial.loss,
             nested=nested_loss([trial for trial in chosen.trials if trial.whole]),
+            joined=chosen.joined,
             frozen_loss=outcome.frozen_loss,
             tuned=outcome.tuned,
             recipe=training.bundle.card.recipe,
@@ -213,16 +219,21 @@ def choose(
         clock.end("features")
         trials, importance = _try_heads(plan, base, inner, memory, banks, clock, progress, told)
         clock.end("heads")
+        choices = best_of_each(trials, banks)
+        others = _others(plan, networks, base, inner, memory, choices[0].bank.sight, clock, progress)
+        also, joined = join(choices[0], others, inner, base, STRESS_WEIGHT) if others else ((), ())
+        clock.end("joining")
     finally:
         torch.set_num_threads(threads)
         memory.keep(clock)
-    return Chosen(shared, inner, base, opened, trials, importance, best_of_each(trials, banks), clock)
+    return Chosen(shared, inner, base, opened, trials, importance, choices, also, joined, clock)
 
 
 def _tune(plan: SearchPlan, chosen: Chosen, progress: Progress | None) -> Outcome:
     if plan.tuned:
         return tune(
             chosen.choices,
+            chosen.also,
             chosen.shared,
             chosen.base,
             stress_weight=STRESS_WEIGHT,
@@ -233,8 +244,39 @@ def _tune(plan: SearchPlan, chosen: Chosen, progress: Progress | None) -> Outcom
             progress=progress,
         )
     best = chosen.choices[0]
-    recipe = settle(chosen.base, best.bank.sight, best.trial.settings)
+    recipe = settle(chosen.base, best.bank.sight, best.trial.settings).change("backbone", also=chosen.also)
     return Outcome(recipe, None, math.nan, (), ("Fine-tuning: not asked for.",))
+
+
+def _open(plan: SearchPlan, sight: Sight, base: Recipe, inner: Inner, progress: Progress | None) -> Bank:
+    recipe = sight.recipe(base)
+    network = backbones.load(
+        sight.backbone, weights=plan.weights, size=(sight.side, sight.side), normalise=sight.normalise
+    )
+    return open_bank(Start(recipe, network), sight, inner, plan.cache, progress, plan.pool)
+
+
+def _others(
+    plan: SearchPlan,
+    networks: dict[str, Backbone],
+    base: Recipe,
+    inner: Inner,
+    memory: _Memory,
+    best: Sight,
+    clock: Clock,
+    progress: Progress | None,
+) -> tuple[Bank, ...]:
+    """Return other networks' features of films shown as the winner sees them, as far as the time reaches."""
+    found = []
+    for name in networks:
+        sight = replace(best, backbone=name)
+        # What answers together must look at films in the same places.
+        if name == best.backbone or networks[name].grid != networks[best.backbone].grid:
+            continue
+        longest = max(one.seconds for one in memory.opened.values())
+        if sight in memory.opened or WORST_STEP * longest < clock.left("joining"):
+            found.append(_open(plan, sight, base, inner, progress))
+    return tuple(found)
 
 
 def _explore(
@@ -247,11 +289,7 @@ def _explore(
     progress: Progress | None,
 ) -> tuple[tuple[Opened, ...], tuple[Bank, ...]]:
     def begin(sight: Sight) -> Bank:
-        recipe = sight.recipe(base)
-        network = backbones.load(
-            sight.backbone, weights=plan.weights, size=(sight.side, sight.side), normalise=sight.normalise
-        )
-        return open_bank(Start(recipe, network), sight, inner, plan.cache, progress, plan.pool)
+        return _open(plan, sight, base, inner, progress)
 
     def alike(one: Sight, other: Sight) -> bool:
         if (one.backbone, one.normalise) != (other.backbone, other.normalise):

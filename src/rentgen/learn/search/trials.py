@@ -44,18 +44,29 @@ class Measured:
     stressed: float
 
 
-def measure_fold(bank: Bank, inner: Inner, recipe: Recipe, number: int, stress_weight: float) -> Measured:
-    """Train a head on all folds but two, and measure it on the one of that number.
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a head, or several together, answer in one fold, before calibration.
+
+    Attributes:
+        fitted: logits (m, k) of the plain and of the stressed films that stopped the training.
+        scored: logits (n, k) of those of the fold that measures.
+    """
+
+    fitted: tuple[Float32, Float32]
+    scored: tuple[Float32, Float32]
+
+
+def answer_fold(bank: Bank, inner: Inner, recipe: Recipe, number: int) -> Answers:
+    """Train a head on all folds but two, and return what it answers in those.
 
     Args:
         bank: features.
         inner: films, labels, folds.
         recipe: head and views.
-        number: of the fold that measures.
-        stress_weight: share of the stressed films in the loss.
+        number: of the fold that measures; the next one stops the training.
     """
-    scores = inner.fold == number
-    stops = inner.fold == (number + 1) % inner.folds
+    scores, stops = _folds(inner, number)
     teaches = ~(scores | stops)
     views = bank.views[: recipe.augment.views + 1]
     head, _ = train_head(
@@ -64,13 +75,21 @@ def measure_fold(bank: Bank, inner: Inner, recipe: Recipe, number: int, stress_w
         recipe.head,
         classes=inner.classes,
     )
-    return measure_head(
+    return Answers(
         (_logits(head, bank.views[0], stops), _logits(head, bank.stressed, stops)),
-        inner.labels[stops],
         (_logits(head, bank.views[0], scores), _logits(head, bank.stressed, scores)),
-        inner.labels[scores],
-        stress_weight,
     )
+
+
+def measure_answers(answers: Answers, inner: Inner, number: int, stress_weight: float) -> Measured:
+    """Return how the answers of a fold do; arguments as of `answer_fold` and `measure_head`."""
+    scores, stops = _folds(inner, number)
+    return measure_head(answers.fitted, inner.labels[stops], answers.scored, inner.labels[scores], stress_weight)
+
+
+def _folds(inner: Inner, number: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which films measure and which stop the training."""
+    return inner.fold == number, inner.fold == (number + 1) % inner.folds
 
 
 def measure_head(
@@ -159,7 +178,8 @@ def run_trial(
         )
 
     for fold in range(inner.folds):
-        found.append(measure_fold(bank, inner, recipe, fold, stress_weight))
+        answers = answer_fold(bank, inner, recipe, fold)
+        found.append(measure_answers(answers, inner, fold, stress_weight))
         if behind is not None and behind(told()):
             break
     return told()
