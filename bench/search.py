@@ -87,7 +87,7 @@ def difference(one: Float64, other: Float64, truth: Int64, patients: Int64) -> F
     """Return (3, 3): the 2.5th, 50th and 97.5th percentile of the differences of `figures`, patients drawn anew."""
     rng = np.random.default_rng(0)
     films = [np.flatnonzero(patients == patient) for patient in range(patients.max() + 1)]
-    found = []
+    found: list[Float64] = []
     while len(found) < RESAMPLES:
         rows = np.concatenate([films[patient] for patient in rng.integers(0, len(films), len(films))])
         if len(np.unique(truth[rows])) == 2:

@@ -83,32 +83,6 @@ def test_the_shares_losses_make_the_whole_batchs(several: bool) -> None:
         assert np.mean(shares) == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_a_process_that_dies_costs_no_more_than_the_steps_since_the_last_checkpoint(
-    cluster: str, tmp_path: Path
-) -> None:
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    pool = Noting(cluster, processes=2, notes=notes)
-    steps: list[int] = []
-
-    def watch(stage: str, done: int, total: int, note: str = "") -> None:
-        steps.append(done)
-        if done > 8 and len(pool.processes_of(1)) == 1 and not killed:
-            killed.append(pool.processes_of(1)[0])
-            os.kill(killed[0], signal.SIGKILL)
-
-    killed: list[int] = []
-    slow = task(tmp_path, replace(SETTINGS, epochs=40, patience=100))
-    backbone, _, history = finetune(slow, pool=pool, progress=watch)
-    assert len(pool.processes_of(1)) == 2, "the process of rank 1 was begun again"
-    assert steps[-1] == 320
-    expected, _, own = finetune(replace(slow, checkpoint=tmp_path / "own.pt"))
-    assert own.best_epoch == history.best_epoch
-    assert len(own.parts["train"]) == len(history.parts["train"]) == 40
-    for name, value in expected.network.state_dict().items():
-        torch.testing.assert_close(backbone.network.state_dict()[name], value, rtol=2e-2, atol=2e-2)
-
-
 def test_what_the_work_raises_and_what_the_cluster_has_not_are_told(cluster: str, tmp_path: Path) -> None:
     wanted = task(tmp_path)
     broken = replace(wanted, head=replace(wanted.head, class_bias=np.full(2, np.inf, np.float32)))

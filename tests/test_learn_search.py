@@ -21,7 +21,9 @@ from rentgen.errors import DataError, SettingError, WeightsError
 from rentgen.images.phantom import Finding, write_set
 from rentgen.images.phantom import write_table as draw_table
 from rentgen.learn import recipe as recipes
+from rentgen.learn.search.bank import Bank
 from rentgen.learn.search.clock import Clock
+from rentgen.learn.search.joining import join
 from rentgen.learn.search.run import Found, SearchPlan, choose, search
 from rentgen.learn.search.space import Sight, backbones_at_hand
 from rentgen.learn.search.trials import measure_head, nested_loss, run_trial
@@ -139,18 +141,44 @@ def test_a_stopped_search_goes_on(found: Found, fresh: SearchPlan) -> None:
     assert [trial.losses for trial in end.trials[:5]] == first == [trial.losses for trial in seen]
 
 
+def test_networks_that_surely_help_answer_beside_the_winner(fresh: SearchPlan) -> None:
+    chosen = choose(replace(fresh, backbones=("test_resnet", "test_efficientnet", "test_vit"), trials=3, sights=3))
+    first = chosen.choices[0].bank
+    # The transformer's map has other places.
+    assert {one.films.split(" at ")[0] for one in chosen.joined} <= {"test_resnet", "test_efficientnet"}
+    assert len(chosen.joined) == (first.sight.backbone != "test_vit")
+    for one in chosen.joined:
+        falls = np.array(chosen.choices[0].trial.losses) - np.array(one.losses)
+        assert one.gain == pytest.approx(falls.mean())
+        assert one.error == pytest.approx(falls.std(ddof=1) / np.sqrt(len(falls)))
+        assert one.kept == (one.gain > one.error) == (one.films.split(" at ")[0] in chosen.also)
+
+    # A network with noise for features is left out; another whose features are the labels is not.
+    rng = np.random.default_rng(0)
+    noise, told = (
+        Bank(replace(first.sight, backbone=name), (features, features), features)
+        for name, features in (
+            ("noise", rng.normal(size=(len(chosen.inner.labels), 8)).astype(np.float16)),
+            ("told", np.eye(2, dtype=np.float16)[chosen.inner.labels]),
+        )
+    )
+    also, tried = join(chosen.choices[0], [noise, told], chosen.inner, chosen.base, 0.5)
+    assert also == ("told",)
+    assert [one.kept for one in tried] == [True, False]
+
+
 def test_heads_are_tried_by_ray_and_go_on_here(cluster: str, fresh: SearchPlan) -> None:
     there: list[Trial] = []
-    wanted = replace(fresh, trials=12, sights=1, pool=Ray(cluster))
+    wanted = replace(fresh, trials=8, sights=1, pool=Ray(cluster))
     first = choose(wanted, told=there.append)
-    assert sorted(trial.number for trial in there) == list(range(12))
+    assert sorted(trial.number for trial in there) == list(range(8))
     assert sorted(first.trials, key=lambda trial: trial.number) == sorted(there, key=lambda trial: trial.number)
     assert not list((fresh.cache / "searches").glob(".tune*"))
     # Here, the same heads bring the same.
     late: list[Trial] = []
-    here = choose(replace(wanted, trials=14, pool=HERE), told=late.append)
-    assert here.trials[:12] == first.trials
-    assert [trial.number for trial in late] == [12, 13]
+    here = choose(replace(wanted, trials=10, pool=HERE), told=late.append)
+    assert here.trials[:8] == first.trials
+    assert [trial.number for trial in late] == [8, 9]
     bank = here.choices[0].bank
     for trial in [trial for trial in first.trials if trial.whole][:3]:
         again = run_trial(bank, here.inner, here.base, trial.settings, number=0, stress_weight=0.5)

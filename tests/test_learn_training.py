@@ -193,8 +193,9 @@ def test_row_6_each_setting_changes_the_result(
 def test_every_setting_of_three_tables_is_tried() -> None:
     tables = Recipe().to_dict()
     named = {(table, name) for table, name, _ in SETTINGS}
-    # The class token is for transformers: tests/test_learn_networks.py trains one by it.
-    named.add(("backbone", "pooling"))
+    # The class token is for transformers: tests/test_learn_networks.py trains one by it. Several networks:
+    # tests/test_learn_together.py.
+    named |= {("backbone", "pooling"), ("backbone", "also")}
     assert named == {(table, name) for table in ("data", "preprocessing", "backbone") for name in tables[table]}
 
 

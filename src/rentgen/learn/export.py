@@ -20,7 +20,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rentgen.errors import SettingError
 from rentgen.learn.backbones import Backbone
 from rentgen.learn.head import Head
 from rentgen.learn.networks import Pooling
@@ -92,24 +91,12 @@ def join_heads(features: bytes, heads: Sequence[Head]) -> bytes:
     Args:
         features: what `export_members` wrote.
         heads: one for each member, trained on its embeddings.
-
-    Raises:
-        SettingError: their maps differ in size.
     """
     model = onnx.load_model_from_string(features)
     graph = model.graph
     outputs = {output.name: output for output in graph.output}
-    grids = [
-        tuple(outputs[f"feature_map_{number}"].type.tensor_type.shape.dim[axis].dim_value for axis in (2, 3))
-        for number in range(len(heads))
-    ]
-    rows, columns = grids[0]
-    if len(set(grids)) > 1:
-        told = ", ".join(f"{down} x {across}" for down, across in grids)
-        raise SettingError(
-            f"Expected networks whose maps have the same size to answer together, but they are {told}. Combine their "
-            "bundles with `rentgen ensemble`, or leave some out."
-        )
+    shape = outputs["feature_map_0"].type.tensor_type.shape.dim
+    rows, columns = (shape[axis].dim_value for axis in (2, 3))
     classes = len(heads[0].class_bias)
     width = sum(
         outputs[f"feature_map_{number}"].type.tensor_type.shape.dim[1].dim_value for number in range(len(heads))

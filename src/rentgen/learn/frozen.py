@@ -56,7 +56,7 @@ def open_starts(recipe: Recipe, weights: str | Path | None = None) -> tuple[Star
         weights: as of `backbones.load`; a file is one network's.
 
     Raises:
-        SettingError: a file for several networks, or a setting that a network does not know.
+        SettingError: a file for several networks, or maps of different sizes.
         WeightsError: as of `backbones.load`.
     """
     settings = recipe.backbone
@@ -72,6 +72,14 @@ def open_starts(recipe: Recipe, weights: str | Path | None = None) -> tuple[Star
             pooling=settings.pooling,
         )
         starts.append(Start(recipe.change("backbone", name=network.name, also=()), network))
+    if len({start.backbone.grid for start in starts}) > 1:
+        told = ", ".join(
+            f"{start.backbone.name}'s {start.backbone.grid[0]} x {start.backbone.grid[1]}" for start in starts
+        )
+        raise SettingError(
+            f"Expected networks whose maps have the same size to answer together, but they are {told}. Combine their "
+            "bundles with `rentgen ensemble`, or leave some out."
+        )
     first = starts[0]
     return (replace(first, recipe=first.recipe.change("backbone", also=settings.also)), *starts[1:])
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from rentgen import bundle as bundles
 from rentgen.errors import SettingError
 from rentgen.learn import backbones
 from rentgen.learn.backbones import Backbone
-from rentgen.learn.extractors import write_whole
 from rentgen.learn.frozen import Start
 from rentgen.learn.parts import Shared, share_out
 from rentgen.learn.recipe import Recipe
@@ -25,6 +24,7 @@ from rentgen.learn.search.choosing import BEST_SIGHTS, WORST_STEP, Choice, best_
 from rentgen.learn.search.clock import Clock
 from rentgen.learn.search.finalists import Outcome, tune
 from rentgen.learn.search.joining import join
+from rentgen.learn.search.memory import Memory
 from rentgen.learn.search.space import SIDES, Sight, backbones_at_hand, base_recipe, settle
 from rentgen.learn.search.trials import nested_loss
 from rentgen.learn.training import Training, TrainingPlan, train
@@ -209,7 +209,7 @@ def choose(
         pool=plan.pool,
     )
     inner = inner_films(shared, plan.folds, MOST_FILMS, plan.seed)
-    memory = _Memory.open(plan, inner, networks)
+    memory = Memory.open(plan.cache / "searches", _identify(plan, inner, networks))
     clock.end("audit")
     clock.add(memory.seconds)
     threads = torch.get_num_threads()
@@ -227,6 +227,13 @@ def choose(
         torch.set_num_threads(threads)
         memory.keep(clock)
     return Chosen(shared, inner, base, opened, trials, importance, choices, also, joined, clock)
+
+
+def _identify(plan: SearchPlan, inner: Inner, networks: Mapping[str, Backbone]) -> str:
+    """Return what decides every trial of a search."""
+    what = [inner.identity, SPACE_VERSION, version("rentgen"), plan.seed, STRESS_WEIGHT, list(plan.sides)]
+    what += [[name, network.weights_sha256] for name, network in networks.items()]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
 
 
 def _tune(plan: SearchPlan, chosen: Chosen, progress: Progress | None) -> Outcome:
@@ -261,7 +268,7 @@ def _others(
     networks: dict[str, Backbone],
     base: Recipe,
     inner: Inner,
-    memory: _Memory,
+    memory: Memory,
     best: Sight,
     clock: Clock,
     progress: Progress | None,
@@ -284,7 +291,7 @@ def _explore(
     networks: dict[str, Backbone],
     base: Recipe,
     inner: Inner,
-    memory: _Memory,
+    memory: Memory,
     clock: Clock,
     progress: Progress | None,
 ) -> tuple[tuple[Opened, ...], tuple[Bank, ...]]:
@@ -322,7 +329,7 @@ def _try_heads(
     plan: SearchPlan,
     base: Recipe,
     inner: Inner,
-    memory: _Memory,
+    memory: Memory,
     banks: tuple[Bank, ...],
     clock: Clock,
     progress: Progress | None,
@@ -372,41 +379,3 @@ def _training_plan(plan: SearchPlan, outcome: Outcome) -> TrainingPlan:
         probed=plan.probed,
         pool=plan.pool,
     )
-
-
-@dataclass(slots=True, eq=False)
-class _Memory:
-    """What an earlier run of the same search left, and what the next will find."""
-
-    identity: str
-    folder: Path
-    opened: dict[Sight, Opened]
-    seconds: float
-
-    @classmethod
-    def open(cls, plan: SearchPlan, inner: Inner, networks: dict[str, Backbone]) -> _Memory:
-        """Return what is known of this search."""
-        what = [inner.identity, SPACE_VERSION, version("rentgen"), plan.seed, STRESS_WEIGHT, list(plan.sides)]
-        what += [[name, network.weights_sha256] for name, network in networks.items()]
-        identity = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-        memory = cls(identity, plan.cache / "searches", {}, 0.0)
-        memory.folder.mkdir(parents=True, exist_ok=True)
-        if memory.path.is_file():
-            values = json.loads(memory.path.read_text(encoding="utf-8"))
-            memory.seconds = float(values["seconds"])
-            memory.opened = {Sight(**sight): Opened(**one) for sight, one in values["opened"]}
-        return memory
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"{self.identity}.json"
-
-    @property
-    def journal(self) -> Path:
-        return self.folder / f"{self.identity}.journal"
-
-    def keep(self, clock: Clock) -> None:
-        """Write what is known, whole or not at all."""
-        opened = [[asdict(sight), asdict(one)] for sight, one in self.opened.items()]
-        text = json.dumps({"seconds": clock.elapsed, "opened": opened})
-        write_whole(self.path, lambda file: file.write(text.encode()))
