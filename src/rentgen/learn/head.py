@@ -189,15 +189,16 @@ class _Loop:
         settings, count = self.settings, len(self.labels)
         order = torch.randperm(count, generator=self.generator)
         view = torch.randint(len(self.views), (count,), generator=self.generator)
-        keep = torch.rand(count, settings.hidden, generator=self.generator).ge_(settings.dropout)
-        keep /= 1 - settings.dropout
         targets = tuple(values[order] for values in self.targets)
         logits = torch.empty(count, self.classes)
         for start in range(0, count, settings.batch_size):
             stop = min(start + settings.batch_size, count)
             batch = self._gather(order[start:stop], view[start:stop])
             rows = tuple(values[start:stop] for values in targets)
-            self._step(batch, rows, keep[start:stop], logits[start:stop])
+            # Batch by batch, the same numbers as for all films at once, which would take a kilobyte a film.
+            keep = torch.rand(stop - start, settings.hidden, generator=self.generator).ge_(settings.dropout)
+            keep /= 1 - settings.dropout
+            self._step(batch, rows, keep, logits[start:stop])
         return self.objective.figures(logits, self.labels[order])
 
     def _gather(self, films: Tensor, view: Tensor) -> Tensor:
