@@ -59,9 +59,9 @@ def cost(
     From that and from what giving work out and leading take (measured once, docs/scale.md) comes a table of 1,000 films
     and upwards: time, core-hours, gigabytes, money.
 
-    Prices are yours to give; the defaults are round assumptions of 2026-12-01 in dollars and nobody's quotation. Reading
-    from a bucket is slower than from the disk that this measures, another processor is another pace: run it on a
-    machine like those that you mean to rent, on films like yours. Fine-tuning is not in the figures.
+    Prices are yours to give; the defaults are round assumptions of 2026-12-01 in dollars and nobody's quotation.
+    Reading from a bucket is slower than from the disk that this measures, another processor is another pace: run it on
+    a machine like those that you mean to rent, on films like yours. Fine-tuning is not in the figures.
     """
     from rentgen.deploy.cost import PREDICTING, TRAINING, Job, Prices, plan
     from rentgen.learn import recipe as recipes
@@ -143,8 +143,8 @@ def _print(measured: Measured, plans: Sequence[Plan], gpus: bool) -> None:
         table.add_row(*figures, *map(_short, sizes))
     out.print(table)
     out.print(
-        f"{plans[-1].workers} workers of one core and one process that leads; {plans[-1].storage_money:,.2f} of the last "
-        "sum is storage. An estimate from a measurement here and prices that were given or assumed: no quotation.",
+        f"{plans[-1].workers} workers of one core and one process that leads; {plans[-1].storage_money:,.2f} of the "
+        "last sum is storage. An estimate from a measurement here and prices that were given or assumed: no quotation.",
         style="dim",
         highlight=False,
     )
