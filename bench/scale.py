@@ -344,8 +344,9 @@ def grow_workers(kind: str, films: int, delay_s: float) -> bool:
             once = shared(PreMade(pool, delay_s), films * workers, Path(place) / "once")
             twice = shared(PreMade(pool, delay_s), 3 * films * workers, Path(place) / "twice")
         seconds[workers] = (twice - once) / 2
-        print(f"    {workers:>3} workers: {once:7.2f} s for {films * workers} films, {twice:7.2f} s for thrice as many, "
-              f"{films * workers / seconds[workers]:8.1f}/s", flush=True)  # fmt: skip
+        rate = films * workers / seconds[workers]
+        print(f"    {workers:>3} workers: {once:7.2f} s for {films * workers} films, {twice:7.2f} s for thrice as many")
+        print(f"    {'':>3} of the latter two thirds {rate:8.1f} films/s", flush=True)
     # One number is fitted, on one and two workers: what a film costs its worker beside the sleep.
     beside = np.mean([seconds[workers] / films for workers in (1, 2)]) - delay_s
     pace = Pace(0, 0, 0, delay_s + float(beside), 1, 0, 0, 0, 0)

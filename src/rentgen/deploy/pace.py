@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from rentgen.bundle import HASH_BYTES
 from rentgen.data.audit import examine
 from rentgen.data.listing import find_films, list_images
 from rentgen.data.split import split
@@ -31,9 +32,6 @@ from rentgen.records import Listing, Preprocessing, Progress, Split
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
-
-CERTIFICATE_BYTES = 71
-"""A hash in a bundle's certificate; a film has two, a patient one."""
 
 
 class Timed:
@@ -135,7 +133,8 @@ def measure_training(
         film_bytes=sum(film.numbers.bytes for film in examined.films) / count,
         feature_bytes=stored / seen,
         scratch_bytes=kept * settings.height * settings.width,
-        answer_bytes=CERTIFICATE_BYTES * (2 + patients),
+        # In the certificate a film has two hashes, a patient one.
+        answer_bytes=HASH_BYTES * (2 + patients),
     )
     precision = extractor.identity["precision"]
     return Measured(pace, count, f"{backbone.name}, {backbone.weights}, {precision}")
