@@ -50,12 +50,13 @@ BATCH = 8
 NO_VIEWS = AugmentSettings(views=0)
 ALIKE = 0.70
 """How alike generated copies are: so that as many pairs are looked at closely as among Kermany's films (0.16 %)."""
+MEETING_S = 300
 LIMIT = 0.20
 """How far measured and modelled may lie apart."""
 LEAST = 10_000
 """Films in the smallest set that the model is fitted on."""
 REPEATS = 3
-"""Of sizes that the model is fitted on; the median counts."""
+"""Of all sizes below a million; the median counts."""
 
 
 # --- films whose arrays were made before ---------------------------------------------------------------------------
@@ -63,20 +64,36 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class PreMade:
-    """A pool whose workers neither read nor compute: they wait, and give arrays that were made before."""
+    """A pool whose workers neither read nor compute: they wait, and give arrays that were made before.
+
+    Attributes:
+        pool: whose workers.
+        delay_s: that a film takes.
+        gate: a folder where workers meet before the first film: what starting takes is no part of the pace.
+        workers: that meet there.
+    """
 
     pool: Pool
     delay_s: float = 0.0
+    gate: Path | None = None
+    workers: int = 1
 
     def map(self, work: Work[Any, Any, Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yield what was made before for each parcel of films, in order."""
-        stub = Work(partial(_open_rows, COLUMNS), partial(_give_rows, self.delay_s), workers=work.workers,
-                    ahead=work.ahead, grain=work.grain)  # fmt: skip
-        return self.pool.map(stub, items)
+        opened = partial(_open_rows, self.gate, self.workers)
+        return self.pool.map(replace(work, open=opened, run=partial(_give_rows, self.delay_s), here=None), items)
 
 
-def _open_rows(columns: int, _: int) -> Half:
-    return np.random.default_rng(0).random((4096, columns), np.float32).astype(np.float16)
+def _open_rows(gate: Path | None, workers: int, _: int) -> Half:
+    rows = np.random.default_rng(0).random((4096, COLUMNS), np.float32).astype(np.float16)
+    if gate is not None:
+        (gate / str(time.time_ns())).touch()
+        deadline = time.monotonic() + MEETING_S
+        while len(list(gate.iterdir())) < workers:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"fewer than {workers} workers came within {MEETING_S} s")
+            time.sleep(0.02)
+    return rows
 
 
 def _give_rows(delay_s: float, rows: Half, chunk: Sequence[tuple[Film, list[int]]]) -> tuple[list[bytes], Half]:
@@ -252,7 +269,7 @@ def grow_films(most: int, fitted: int, most_compared: int) -> bool:
         road(200, Path(place))  # what is imported and compiled on first use is no part of any size
     for size in sizes:
         runs = []
-        for _ in range(REPEATS if size <= fitted else 1):
+        for _ in range(REPEATS if size < 1_000_000 else 1):
             with tempfile.TemporaryDirectory(prefix="scale-") as place:
                 runs.append(road(size, Path(place)))
         took[size] = {name: float(np.median([run[name].cpu_s for run in runs])) for name in runs[0]}
@@ -292,43 +309,38 @@ def compare_copies(most: int) -> bool:
 # --- workers that wait ----------------------------------------------------------------------------------------------
 
 
-def shared(pool: Pool, count: int, place: Path) -> float:
-    """Return how long the features of so many films take, through the cache, with decoding and network a sleep."""
-    wanted = [Film(place / f"{number}.png", digest(f"{place}{number}")) for number in range(count)]
-    extractor = replace(EXTRACTOR, workers=pool.workers if isinstance(pool, _Threads) else 1)
-    _, took = timed(partial(extract, wanted, extractor, Preprocessing(), NO_VIEWS, cache=place, pool=pool))
-    return took.wall_s
+def shared(pool: Pool, workers: int, count: int, delay_s: float, place: Path) -> float:
+    """Return how long the features of so many films take from when all workers are there, into the cache."""
+    gate = place / "gate"
+    gate.mkdir()
+    wanted = [Film(place / f"{number}.png", digest(str(number))) for number in range(count)]
+    # Threads open once for all of them.
+    meeting = 1 if isinstance(pool, _Threads) else workers
+    extract(wanted, EXTRACTOR, Preprocessing(), NO_VIEWS, cache=place, pool=PreMade(pool, delay_s, gate, meeting))
+    return time.time() - max(int(mark.name) for mark in gate.iterdir()) / 1e9
 
 
 @dataclass(frozen=True)
 class _Threads:
-    """So many threads of this process, where `Threads` would ask the work."""
+    """So many threads of this process, as many as a machine with so many processors would have."""
 
     workers: int
 
     def map(self, work: Work[Any, Any, Any], items: Iterable[Any]) -> Iterator[Any]:
-        return Threads().map(replace(work, workers=self.workers), items)
+        return Threads().map(replace(work, workers=self.workers, ahead=4 * self.workers), items)
 
 
-@dataclass(frozen=True)
-class _Rays:
-    """So many workers of a Ray that was started with so many processors; they sleep, so they need none."""
-
-    workers: int
-
-    def map(self, work: Work[Any, Any, Any], items: Iterable[Any]) -> Iterator[Any]:
-        from rentgen.parallel.ray import Ray
-
-        return Ray().map(work, items)
-
-
-def start_ray(workers: int) -> None:
-    """Start Ray on this machine and let it believe in so many processors."""
+def start_ray(workers: int) -> Pool:
+    """Start Ray on this machine, let it believe in so many processors, and return its workers; they only sleep."""
     import ray
 
+    from rentgen.parallel.ray import Ray
+
     ray.shutdown()
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     ray.init(num_cpus=workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
              _node_ip_address="127.0.0.1")  # fmt: skip
+    return Ray()
 
 
 def grow_workers(kind: str, films: int, delay_s: float) -> bool:
@@ -336,27 +348,39 @@ def grow_workers(kind: str, films: int, delay_s: float) -> bool:
     print(f"  {kind}: {films} films a worker, each {delay_s * 1000:.0f} ms of sleep")
     seconds: dict[int, float] = {}
     for workers in (1, 2, 4, 8, 16):
-        if kind == "Ray":
-            start_ray(workers)
-        pool = _Rays(workers) if kind == "Ray" else _Threads(workers)
+        pool = start_ray(workers) if kind == "Ray" else _Threads(workers)
         with tempfile.TemporaryDirectory(prefix="scale-") as place:
-            # The second half against the first: what starting takes is no part of the pace.
-            once = shared(PreMade(pool, delay_s), films * workers, Path(place) / "once")
-            twice = shared(PreMade(pool, delay_s), 3 * films * workers, Path(place) / "twice")
-        seconds[workers] = (twice - once) / 2
+            seconds[workers], took = timed(partial(shared, pool, workers, films * workers, delay_s, Path(place)))
         rate = films * workers / seconds[workers]
-        print(f"    {workers:>3} workers: {once:7.2f} s for {films * workers} films, {twice:7.2f} s for thrice as many")
-        print(f"    {'':>3} of the latter two thirds {rate:8.1f} films/s", flush=True)
-    # One number is fitted, on one and two workers: what a film costs its worker beside the sleep.
-    beside = np.mean([seconds[workers] / films for workers in (1, 2)]) - delay_s
-    pace = Pace(0, 0, 0, delay_s + float(beside), 1, 0, 0, 0, 0)
+        print(f"    {workers:>3} workers: {seconds[workers]:7.2f} s, {rate:7.1f} films/s; with the start "
+              f"{took.wall_s:7.2f} s", flush=True)  # fmt: skip
+    # Two numbers are fitted, on one and two workers: what a film costs its worker beside the sleep, and the tail.
+    beside = float(np.mean([seconds[workers] / films for workers in (1, 2)])) - delay_s
     print(f"    fitted on 1 and 2 workers: {beside * 1000:.2f} ms a film beside the sleep")
-    driver = Driver(0, 0, 0, 0, 0, 0)
+    pace = Pace(0, 0, 0, delay_s + beside, 1, 0, 0, 0, 0)
+    driver = Driver(0, 0, 0, 0, given_seconds(kind), 0)
     held = []
     for workers in (4, 8, 16):
         model, _ = shared_seconds(pace, driver, Job(1, workers), films * workers)
         held.append(compare(f"{kind}, workers", workers, seconds[workers], model))
     return all(held)
+
+
+def given_seconds(kind: str) -> float:
+    """Return how long a film takes to be given out and taken back, where its worker does nothing."""
+    found = {}
+    for grain, count in ((1, 4000), (BATCH, 8000)):
+        pool = start_ray(2) if kind == "Ray" else _Threads(2)
+        films = [Film(Path(f"{number}.png"), digest(str(number))) for number in range(count)]
+        parcels = [[(film, [0]) for film in films[start : start + grain]] for start in range(0, count, grain)]
+        work = Work(partial(_open_rows, None, 1), partial(_give_rows, 0.0), grain=BATCH)
+        rows = PreMade(pool).map(work, parcels)
+        next(rows)
+        start = time.perf_counter()
+        given = sum(1 for _ in rows)
+        found[grain] = (time.perf_counter() - start) / given / grain
+        print(f"    {kind} gives out parcels of {grain}: {found[grain] * 1e6:.0f} us a film")
+    return found[BATCH]
 
 
 def main() -> int:
