@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rentgen.bundle import Bundle, Golden, check_place, read, write
+from rentgen.bundle import HASH_BYTES, Bundle, Golden, check_place, read, write
 from rentgen.errors import BundleError
 from rentgen.records import (
     Card,
@@ -305,6 +305,26 @@ def full_disk(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_certificate_that_could_not_be_read_again_is_refused(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read(written)
+    monkeypatch.setattr("rentgen.bundle.HASH_BYTES", 1 << 30)
+    with pytest.raises(BundleError, match="Train on a part of the films, by patient"):
+        write(tmp_path / "large.rentgen", bundle)
+    assert not (tmp_path / "large.rentgen").exists()
+
+
+def test_a_hash_takes_as_much_as_is_reckoned(tmp_path: Path) -> None:
+    sizes = []
+    for count in (10, 20):
+        split = replace(make_bundle().split, images={Split.TRAIN: ("f" * 64,) * count})
+        write(tmp_path / "hashes.rentgen", replace(make_bundle(), split=split))
+        with zipfile.ZipFile(tmp_path / "hashes.rentgen") as archive:
+            sizes.append(archive.getinfo("split.json").file_size)
+    assert sizes[1] - sizes[0] == 10 * HASH_BYTES
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(written: Path) -> None:

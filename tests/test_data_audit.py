@@ -127,7 +127,8 @@ def test_strangers_and_blank_films_are_no_duplicates() -> None:
     assert find_duplicates([], np.zeros((0, 64, 64), np.uint8)) == ()
 
 
-def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [1, 2, 100])
+def test_blocks_do_not_change_the_answer(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [np.asarray(Image.fromarray(draw(seed % 20)).resize((64, 64)), np.uint8) for seed in range(40)]
     noisy = np.stack([picture + np.uint8(index >= 20) for index, picture in enumerate(pictures)])
     hashes = [str(index) for index in range(40)]
@@ -135,6 +136,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [(match.first, match.second) for match in whole] == [(index, index + 20) for index in range(20)]
     monkeypatch.setattr("rentgen.data.duplicates._BLOCK", 7)
     monkeypatch.setattr("rentgen.data.duplicates._CHUNK", 3)
+    monkeypatch.setattr("rentgen.data.duplicates._GROUP", group)
     parted = find_duplicates(hashes, noisy)
     assert [(match.first, match.second) for match in parted] == [(match.first, match.second) for match in whole]
 

@@ -48,6 +48,10 @@ def test_everything_that_is_rendered_parses(target: Target, plan: Plan, tmp_path
             json.loads(text)
         elif path.suffix in (".yml", ".yaml"):
             assert all(yaml.safe_load_all(text))
+        elif path.suffix == ".py":
+            compile(text, path.name, "exec")
+        elif path.name == "Dockerfile":
+            assert re.search(r"^FROM \S+$", text, re.MULTILINE)
         else:
             assert path.stat().st_mode & stat.S_IXUSR
             assert text.startswith("#!/usr/bin/env bash\n")

@@ -330,3 +330,15 @@ def test_an_empty_part_is_refused(name: str) -> None:
     given = {"training": TRAIN, "validation": VALIDATION, "test": TEST} | {name: empty}
     with pytest.raises(DataError, match=f"Expected films in the {name} part, but it is empty"):
         train_head(given["training"], given["validation"], SMALL, classes=CLASSES, test=given["test"])
+
+
+def test_numbers_below_the_smallest_normal_one_are_zero_while_it_trains() -> None:
+    seen = []
+
+    def note(epoch: int, figures: Mapping[str, Epoch]) -> None:
+        seen.append(float(torch.tensor(1e-39) * 1))
+
+    train_head(TRAIN, VALIDATION, SMALL, classes=CLASSES, progress=note)
+    assert set(seen) == {0.0}
+    # And as they were before, where somebody else computes.
+    assert float(torch.tensor(1e-39) * 1) > 0

@@ -37,6 +37,8 @@ MEMBERS = ("model.onnx", "card.json", "split.json", "golden.npz")
 MAX_MEMBER_BYTES = 2 << 30
 """More, ONNX cannot hold: it is a protocol buffer."""
 MAX_JSON_BYTES = 512 << 20
+HASH_BYTES = 71
+"""Of one film's or patient's hash in a certificate, as it is written."""
 MAX_GOLDEN_BYTES = 1 << 30
 MAX_MANIFEST_BYTES = 1 << 20
 EPOCH = (2020, 1, 1, 0, 0, 0)
@@ -131,12 +133,29 @@ def check_place(path: Path) -> None:
         raise BundleError(f"The bundle cannot be written to {path}: {error.strerror or error}.") from error
 
 
+def check_certificate(split: SplitCertificate) -> None:
+    """Find out before the work, not after it, that a certificate is larger than what is read of a bundle.
+
+    Raises:
+        BundleError: it names too many films and patients.
+    """
+    groups = (split.images, split.pixels, split.patients)
+    hashes = sum(len(members) for group in groups for members in group.values())
+    if hashes * HASH_BYTES > MAX_JSON_BYTES:
+        raise BundleError(
+            f"Expected at most {MAX_JSON_BYTES // HASH_BYTES} hashes of films and patients in a bundle's certificate, "
+            f"two for each film and one for each patient, but got {hashes}. Train on a part of the films, by patient; "
+            "the others may be predicted."
+        )
+
+
 def write(path: Path, bundle: Bundle) -> str:
     """Write a bundle, whole or not at all, and return its id.
 
     Raises:
-        BundleError: the place cannot be written.
+        BundleError: the place cannot be written, or the certificate could not be read again.
     """
+    check_certificate(bundle.split)
     members = {
         "model.onnx": bundle.model,
         "card.json": _to_json(bundle.card.to_dict()),

@@ -84,7 +84,10 @@ def deploy_check(
 def deploy_render(
     target: Annotated[
         str,
-        typer.Argument(help="vertex, vertex-job, vertex-vm, aws-vm, sagemaker, azure, cloud-run or kubernetes."),
+        typer.Argument(
+            help="vertex, vertex-job, vertex-vm, aws-vm, sagemaker, azure, cloud-run, kubernetes, ray-gke or "
+            "ray-vertex."
+        ),
     ],
     directory: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")],
     name: Name = "rentgen",
@@ -102,15 +105,21 @@ def deploy_render(
     machine: Machine = "",
     gpu: Gpu = False,
     tpu: Tpu = False,
+    workers: Annotated[int, typer.Option(help="Machines of a Ray cluster that read films, at most.")] = 4,
 ) -> None:
-    """Write what a cloud's own tools take: requests, YAML and the script that hands them over."""
+    """Write what a cloud's own tools take: requests, YAML and the script that hands them over.
+
+    `ray-gke` and `ray-vertex` are clusters for `--ray`: how large they should be says `rentgen cost`.
+    """
     from rentgen.deploy.plan import Plan
     from rentgen.deploy.render import Target, render, write
     from rentgen.errors import SettingError
 
     if target not in list(Target):
         raise SettingError(f"Expected {', '.join(Target)}, but got {target!r}.")
-    plan = Plan(name, image, train_image, project, region, model, data, output, role, recipe, machine, gpu, tpu)
+    plan = Plan(
+        name, image, train_image, project, region, model, data, output, role, recipe, machine, gpu, tpu, workers
+    )
     for path in write(render(Target(target), plan), directory):
         out.print(str(path), markup=False, highlight=False, soft_wrap=True)
 

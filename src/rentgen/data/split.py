@@ -313,7 +313,10 @@ def _divide(listing: Listing, shares: Mapping[Split, float], rng: np.random.Gene
     for record, label in zip(listing.records, labels, strict=True):
         if record.split in (None, Split.TRAIN):
             films[record.patient][label] += 1
-    totals = sum(films.values(), Counter[str]())
+    totals = Counter[str]()
+    for counted in films.values():
+        # In place: a sum of counters copies all strata for each patient.
+        totals.update(counted)
     groups: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(films):
         # By the rarest class, so that a patient with several counts where it is missed most.

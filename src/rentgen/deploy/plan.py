@@ -47,6 +47,7 @@ class Plan:
         machine: type; empty for the cloud's default here.
         gpu: give it one.
         tpu: give the job one (Vertex AI only).
+        workers: machines of a Ray cluster that read films, at most.
     """
 
     name: str = "rentgen"
@@ -62,6 +63,7 @@ class Plan:
     machine: str = ""
     gpu: bool = False
     tpu: bool = False
+    workers: int = 4
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -72,6 +74,8 @@ class Plan:
                 )
         if self.gpu and self.tpu:
             raise SettingError("Expected a GPU or a TPU, but got both.")
+        if not 1 <= self.workers <= 1000:
+            raise SettingError(f"Expected 1 to 1000 workers, but got {self.workers}.")
 
 
 def environment(plan: Plan) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rentgen import __version__
+from rentgen.deploy import clusters
 from rentgen.deploy import plan as plans
 from rentgen.deploy.plan import Plan
 
@@ -34,6 +35,10 @@ class Target(StrEnum):
     """A service behind Google's own sign-in."""
     KUBERNETES = "kubernetes"
     """A deployment with probes, keys and a place for its store."""
+    RAY_GKE = "ray-gke"
+    """A Ray cluster of KubeRay, and a training job on it."""
+    RAY_VERTEX = "ray-vertex"
+    """A Ray cluster of Vertex AI, and a training job on it."""
 
 
 class _Template(string.Template):
@@ -179,6 +184,55 @@ def _kubernetes(plan: Plan) -> dict[str, str]:
     )
 
 
+def _ray_gke(plan: Plan) -> dict[str, str]:
+    films, out = _cluster_places(plan)
+    machine = clusters.cluster_machine(plan)["machineType"]
+    toleration = "            - {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}\n"
+    return _filled(
+        tuple(f"ray-gke/{name}" for name in ("raycluster.yaml", "rayjob.yaml", "apply.sh", "Dockerfile")),
+        plan,
+        machine=machine,
+        ray_version=clusters.KUBERAY_VERSION,
+        base="gpu" if plan.gpu else "cpu",
+        films_bucket=films[0],
+        films_options=_mount_options(films[1]),
+        out_bucket=out[0],
+        out_options=_mount_options(out[1]),
+        gpu_limit=', nvidia.com/gpu: "1"' if plan.gpu else "",
+        gpu_node="            cloud.google.com/gke-accelerator: nvidia-l4\n" if plan.gpu else "",
+        gpu_toleration=toleration if plan.gpu else "",
+    )
+
+
+def _ray_vertex(plan: Plan) -> dict[str, str]:
+    films, out = _cluster_places(plan)
+    region = plan.region.partition("-")[0]
+    filled = _filled(
+        tuple(f"ray-vertex/{name}" for name in ("Dockerfile", "create.sh", "submit.template", "delete.sh")),
+        plan,
+        ray_version=clusters.VERTEX_VERSION,
+        ray_tag="-".join(clusters.VERTEX_VERSION.split(".")[:2]),
+        base="gpu" if plan.gpu else "cpu",
+        docker_region=region if region in clusters.VERTEX_REGIONS else clusters.VERTEX_REGIONS[0],
+        films_path="/".join(part for part in ("/gcs", *films) if part),
+        out_place="gs://" + "/".join(part for part in out if part),
+    )
+    # Not yet Python as long as it is a template.
+    script = filled.pop("submit.template")
+    return filled | {"submit.py": script, "cluster.json": _json(clusters.vertex_cluster(plan))}
+
+
+def _cluster_places(plan: Plan) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return bucket and folder of the films, and of the results."""
+    bucket = f"gs://{plan.project}-rentgen"
+    return clusters.bucket_of(plan.data, f"{bucket}/films"), clusters.bucket_of(plan.output, f"{bucket}/{plan.name}")
+
+
+def _mount_options(folder: str) -> str:
+    options = "implicit-dirs,uid=1000,gid=1000"
+    return f"{options},only-dir={folder}" if folder else options
+
+
 _RENDERERS: Mapping[Target, Callable[[Plan], dict[str, str]]] = {
     Target.VERTEX: _vertex,
     Target.VERTEX_JOB: _vertex_job,
@@ -188,4 +242,6 @@ _RENDERERS: Mapping[Target, Callable[[Plan], dict[str, str]]] = {
     Target.AZURE: _azure,
     Target.CLOUD_RUN: _cloud_run,
     Target.KUBERNETES: _kubernetes,
+    Target.RAY_GKE: _ray_gke,
+    Target.RAY_VERTEX: _ray_vertex,
 }

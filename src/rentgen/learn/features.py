@@ -128,8 +128,11 @@ class FeatureStore:
                 scratch / f"{secrets.token_hex(8)}.npy", mode="w+", dtype=np.float16, shape=shape
             )
         places = np.array([self._places[key] for key in keys], np.int64).reshape(-1, 2)
-        for shard in np.unique(places[:, 0]):
-            chosen = np.flatnonzero(places[:, 0] == shard)
+        # Sorted once: to look through all rows for each shard would cost the product of the two.
+        order = np.argsort(places[:, 0], kind="stable")
+        numbers, starts = np.unique(places[order, 0], return_index=True)
+        groups = np.split(order, starts[1:]) if len(starts) else []
+        for shard, chosen in zip(numbers, groups, strict=True):
             # Opened here and not kept: a mapped file holds a descriptor, and a large cache has more shards than those.
             rows = np.load(self._shards[shard], mmap_mode="r", allow_pickle=False)
             out[chosen] = rows[places[chosen, 1]]

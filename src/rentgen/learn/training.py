@@ -131,13 +131,14 @@ def train(
     Raises:
         DataError: the films cannot teach: one class, an empty part, a patient on both sides.
         WeightsError: the backbone's weights cannot be had or do not fit.
-        BundleError: the bundle cannot be written.
+        BundleError: the bundle cannot be written, or there are more films than its certificate may name.
     """
     starts, shared = _begin(plan, progress, shared)
     recipe = starts[0].recipe
     listing, found, hashes = shared.listing, shared.audit, shared.examined.hashes
     salt = secrets.token_hex(16)
     certificate = certify(listing, hashes, found, salt, pixels=shared.examined.pixel_hashes)
+    bundles.check_certificate(certificate)
     if fitted is None:
         members, histories = [], []
         for start in starts:
