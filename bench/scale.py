@@ -379,7 +379,7 @@ def given_seconds(kind: str) -> float:
         start = time.perf_counter()
         given = sum(1 for _ in rows)
         found[grain] = (time.perf_counter() - start) / given / grain
-        print(f"    {kind}, {grain} films an item, {BATCH} items at a time: {found[grain] * 1e6:.0f} us a film")
+        print(f"    {kind} gives out parcels of {grain}: {found[grain] * 1e6:.0f} us a film")
     return found[BATCH]
 
 

@@ -36,16 +36,20 @@ def client(served: Serving) -> Iterator[httpx.Client]:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """Start Ray once, with what the workers import by name, and return the address where another may join."""
+    """Start Ray once, with what the workers import by name, and return the address where another may join.
+
+    Once a process: Ray goes on with the first token that it read.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-        # Set by connect, and gone with the module.
+        # Set by connect, and gone with the cluster.
         for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
             patch.setenv(name, os.environ.get(name, "0"))
             patch.delenv(name)
-        connect()
+        with patch.context() as only:
+            only.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+            connect()
         # Not before: what connect sets, Ray reads when it is imported.
         import ray
 

@@ -96,7 +96,8 @@ def test_noise_is_far_and_a_film_turned_on_its_head_is_farther_than_it_was(tuned
     assert plain.distance is not None
     assert noise.distance is not None
     assert turned.distance is not None
-    assert noise.distance > 3
+    # 1 is the distance that a share of the validation films keeps to.
+    assert noise.distance > 2
     assert turned.distance > plain.distance
 
 

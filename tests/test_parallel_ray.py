@@ -199,7 +199,7 @@ def test_a_worker_that_could_answer_otherwise_says_why_and_does_not_answer(tmp_p
         (own | {"absent": "1"}, r"absent missing \(here 1\)"),
         (own, "does not see the films' folder"),
     ):
-        (answer,) = _Worker(_Order(work, str(tmp_path), versions, None))({"items": _Parcel([1, 2])})["results"].value
+        answer = _Worker(_Order(work, str(tmp_path), versions, None))({"item": _Parcel(1)})["result"]
         assert isinstance(answer, _Failure)
         assert isinstance(answer.error, PeerError)
         assert re.search(told, str(answer.error))

@@ -38,11 +38,11 @@ LOCAL = "local"
 """The address that starts Ray on this machine instead of joining a cluster."""
 TASK_RETRIES = 3
 MAX_BLOCKS = 10_000
-"""Items travel in so many blocks at most; the driver keeps a reference to each."""
+"""Items travel in so many parcels at most; the driver keeps a reference to each."""
 BLOCK_BYTES = 4 << 20
 """Results travel in parcels of about so much."""
 LED_ROWS = 8
-"""Rows that a driver outside of the cluster asks for at a time."""
+"""Results that a driver outside of the cluster asks for at a time."""
 
 
 def connect(address: str = LOCAL) -> None:
@@ -117,12 +117,9 @@ class Ray:
             MissingExtraError: Ray is not installed, here or there.
             PeerError: Ray failed, or a worker has other versions, does not see the films or died again and again.
         """
-        drawn = list(items)
-        if not drawn:
+        parcels = [{"item": _Parcel(item)} for item in items]
+        if not parcels:
             return
-        # A row costs the driver about a millisecond, whatever it holds: so it holds what a worker takes at a time.
-        starts = range(0, len(drawn), work.grain)
-        parcels = [{"items": _Parcel(drawn[start : start + work.grain])} for start in starts]
         connect(self.address)
         import ray
 
@@ -131,10 +128,7 @@ class Ray:
             rows = pipeline(_Order(replace(work, here=None), os.getcwd(), own_versions(), self.store_bytes), parcels)
             try:
                 for row in rows:
-                    for result in row["results"].value:
-                        if isinstance(result, _Failure):
-                            raise result.error
-                        yield result
+                    yield _unpack(row["result"])
             finally:
                 rows.close()
 
@@ -206,16 +200,13 @@ class _Worker:
             # Raised here, Ray would only say that the worker died.
             self._failure = error
 
-    def __call__(self, row: Mapping[str, _Parcel]) -> dict[str, _Parcel]:
+    def __call__(self, row: Mapping[str, _Parcel]) -> dict[str, _Parcel | _Failure]:
         if self._failure is not None:
-            return {"results": _Parcel([_Failure(self._failure)])}
-        return {"results": _Parcel([self._run(item) for item in row["items"].value])}
-
-    def _run(self, item: Any) -> Any:  # noqa: ANN401
+            return {"result": _Failure(self._failure)}
         try:
-            return self._work.run(self._state, item)
+            return {"result": _Parcel(self._work.run(self._state, row["item"].value))}
         except Exception as error:
-            return _Failure(error)
+            return {"result": _Failure(error)}
 
 
 def _import() -> Any:  # noqa: ANN401
@@ -233,7 +224,7 @@ def _pipeline(order: _Order, parcels: list[dict[str, _Parcel]]) -> Any:  # noqa:
     from ray.data import ActorPoolStrategy, ExecutionResources
 
     work = order.work
-    blocks = min(len(parcels), MAX_BLOCKS)
+    blocks = max(1, min(len(parcels) // work.grain, MAX_BLOCKS))
     have = ray.cluster_resources()
     places = int(have.get("GPU", 0) if work.gpus else have.get("CPU", 0)) or 1
     # What ends a run is told by the error that it raises.
@@ -283,6 +274,12 @@ def _led_there(order: _Order, parcels: list[dict[str, _Parcel]]) -> Any:  # noqa
             yield from rows
     finally:
         ray.kill(leader)
+
+
+def _unpack(result: _Parcel | _Failure) -> Any:  # noqa: ANN401
+    if isinstance(result, _Failure):
+        raise result.error
+    return result.value
 
 
 @contextlib.contextmanager
