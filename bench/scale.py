@@ -42,7 +42,7 @@ from rentgen.learn.features import FeatureStore, Film, Half, extract, identify, 
 from rentgen.learn.head import Features, train_head
 from rentgen.learn.settings import AugmentSettings, HeadSettings
 from rentgen.parallel.local import cores
-from rentgen.parallel.pool import Pool, Threads, Work, open_nothing
+from rentgen.parallel.pool import Alone, Pool, Threads, Work, open_nothing
 from rentgen.records import Float32, Listing, Prediction, Preprocessing, Split, Status, UInt8
 
 COLUMNS = 1280
@@ -63,7 +63,7 @@ REPEATS = 3
 
 
 @dataclass(frozen=True)
-class PreMade:
+class PreMade(Alone):
     """A pool whose workers neither read nor compute: they wait, and give arrays that were made before.
 
     Attributes:
@@ -321,7 +321,7 @@ def shared(pool: Pool, workers: int, count: int, delay_s: float, place: Path) ->
 
 
 @dataclass(frozen=True)
-class _Threads:
+class _Threads(Alone):
     """So many threads of this process, as many as a machine with so many processors would have."""
 
     workers: int

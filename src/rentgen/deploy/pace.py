@@ -26,7 +26,7 @@ from rentgen.learn.features import Film, extract
 from rentgen.learn.fitted import read_fitted
 from rentgen.learn.frozen import Start
 from rentgen.learn.recipe import Recipe
-from rentgen.parallel.pool import Work
+from rentgen.parallel.pool import Alone, Work
 from rentgen.records import Listing, Preprocessing, Progress, Split
 
 S = TypeVar("S")
@@ -34,7 +34,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Timed:
+class Timed(Alone):
     """One worker of one thread in this process, with a state of its own; it counts the seconds that its work takes.
 
     Attributes:

@@ -93,14 +93,10 @@ class Pool(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """The threads of this process."""
+class Alone:
+    """What every pool does that has no process but this."""
 
-    def map(self, work: Work[S, T, R], items: Iterable[T]) -> Iterator[R]:
-        """Yield the result for each item, in order; items are drawn lazily, from the calling thread."""
-        state = work.open(work.workers or cores()) if work.here is None else work.here
-        return imap(lambda item: work.run(state, item), items, workers=work.workers, ahead=work.ahead)
+    __slots__ = ()
 
     def together(
         self,
@@ -112,6 +108,16 @@ class Threads:
     ) -> None:
         """Do the work in this process, which needs no other for it."""
         run(Seat(progress=progress, over=over))
+
+
+@dataclass(frozen=True, slots=True)
+class Threads(Alone):
+    """The threads of this process."""
+
+    def map(self, work: Work[S, T, R], items: Iterable[T]) -> Iterator[R]:
+        """Yield the result for each item, in order; items are drawn lazily, from the calling thread."""
+        state = work.open(work.workers or cores()) if work.here is None else work.here
+        return imap(lambda item: work.run(state, item), items, workers=work.workers, ahead=work.ahead)
 
 
 HERE = Threads()
